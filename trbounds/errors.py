@@ -1,0 +1,76 @@
+"""The errors trbounds raises on purpose.
+
+::
+
+    TrboundsError
+    ├── InputError        bad input: a value, a file, a record or a field (also a ValueError)
+    └── MissingDependency an optional package is needed and absent (also an ImportError)
+
+The command line turns either into one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+__all__ = ["InputError", "MissingDependency", "TrboundsError"]
+
+
+class TrboundsError(Exception):
+    """Base class of every error that trbounds raises on purpose."""
+
+
+class InputError(TrboundsError, ValueError):
+    """Bad input, with the place it was found.
+
+    Parameters
+    ----------
+    problem : str
+        What was found and what was expected, without the place.
+    file : str, optional
+        Path of the file.
+    record : int, optional
+        Zero-based index of the record (sequence, row or line) within the file.
+    field : str, optional
+        Name of the field, column or option.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | None = None,
+        record: int | None = None,
+        field: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = file
+        self.record = record
+        self.field = field
+        place = [
+            part
+            for part in (
+                file,
+                None if record is None else f"record {record}",
+                None if field is None else f"field '{field}'",
+            )
+            if part is not None
+        ]
+        super().__init__(": ".join([", ".join(place), problem]) if place else problem)
+
+
+class MissingDependency(TrboundsError, ImportError):
+    """An optional package is needed and absent.
+
+    Parameters
+    ----------
+    package : str
+        The name that could not be imported.
+    extra : str
+        The extra of trbounds that installs it.
+    purpose : str
+        What needs it.
+    """
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        self.package = package
+        self.extra = extra
+        super().__init__(f"{purpose} needs {package}: pip install 'trbounds[{extra}]'")
