@@ -42,9 +42,9 @@ def array_namespace(*arrays: Any) -> ModuleType:
         If two arguments belong to different libraries.
     """
     found = [x for x in arrays if _is_array(x)]
-    if not found:
-        return array_api_compat.numpy
-    namespace: ModuleType = array_api_compat.array_namespace(*found)
+    namespace: ModuleType = (
+        array_api_compat.array_namespace(*found) if found else array_api_compat.numpy
+    )
     return namespace
 
 
