@@ -56,8 +56,10 @@ def sharp_reference(kl: float) -> tuple[mp.mpf, mp.mpf]:
 
 @pytest.mark.parametrize(
     "kl",
-    [1e-300, 3e-200, 1e-100, 1e-30, 1e-16, 1e-9, 1e-4, 0.01, 0.1, 0.3, 0.42, 0.43, 0.5, 1.0]
-    + [1.5, 2.0, 2.9957, 3.5, 3.999999, 4.0, 4.000001, 5.0, 7.9, 20.0, 37.0, 100.0, 700.0],
+    [
+        *(1e-300, 3e-200, 1e-100, 1e-30, 1e-16, 1e-9, 1e-4, 0.01, 0.1, 0.3, 0.42, 0.43, 0.5, 1.0),
+        *(1.5, 2.0, 2.9957, 3.5, 3.999999, 4.0, 4.000001, 5.0, 7.9, 20.0, 37.0, 100.0, 700.0),
+    ],
 )
 def test_sharp_conversion_matches_high_precision(kl: float) -> None:
     tv, complement = sharp_reference(kl)

@@ -63,14 +63,15 @@ class Divergences:
 
 
 @dataclass(frozen=True)
-class _Ratio:
-    """Both distributions of one pair, and the terms that their divergences sum over tokens."""
+class Ratio:
+    """Two distributions, token by token; divergences are sums of terms made from these."""
 
     xp: ModuleType
     log_mu: Any  # 0 where absent
     mu: Any
     pi: Any
     shared: Any  # both policies can produce the token
+    close: Any  # shared, and log rho < 1: expm1(log rho) is used
     log_ratio: Any  # log rho where shared, else 0
     difference: Any  # pi - mu, without cancellation
 
@@ -96,7 +97,7 @@ def _log_normaliser(xp: ModuleType, x: Any) -> Any:
     return peak + xp.log(xp.sum(xp.exp(x - peak), axis=-1, keepdims=True))
 
 
-def _ratio(logits_mu: Any, logits_pi: Any) -> _Ratio:
+def _ratio(logits_mu: Any, logits_pi: Any) -> Ratio:
     xp = array_namespace(logits_mu, logits_pi)
     like = logits_mu if device(logits_mu) is not None else logits_pi
     x = _validated(xp, logits_mu, like, "logits_mu")
@@ -107,53 +108,73 @@ def _ratio(logits_mu: Any, logits_pi: Any) -> _Ratio:
             field="logits_pi",
         )
     x, y = xp.broadcast_arrays(x, y)
+    norm_x, norm_y = _log_normaliser(xp, x), _log_normaliser(xp, y)
+    shift = norm_y - norm_x
+    first = ratio_at(xp, x, y, norm_x, shift, xp.zeros_like(shift))
+    excess = xp.sum(first.difference, axis=-1, keepdims=True)
+    return ratio_at(xp, x, y, norm_x, shift, xp.log1p(excess))
+
+
+def ratio_at(
+    xp: ModuleType, x: Any, y: Any, log_normaliser: Any, shift: Any, correction: Any
+) -> Ratio:
+    """Compare rows, or parts of rows, of logits at known normalisers.
+
+    Parameters
+    ----------
+    xp : module
+        Array namespace.
+    x, y : array, shape (..., n)
+        Float64 logits of μ and π.
+    log_normaliser : float or array, shape (..., 1)
+        Log-normaliser of the whole rows of `x`.
+    shift, correction : float or array, shape (..., 1)
+        Their sum is the log-normaliser of y less that of x; they are subtracted one after the
+        other, because the correction is smaller than what rounding leaves of the shift.
+
+    Returns
+    -------
+    Ratio
+        The pair, token by token.
+    """
     in_mu, in_pi = x > -math.inf, y > -math.inf
     shared = in_mu & in_pi
     zero = xp.zeros_like(x)
-
-    norm_x, norm_y = _log_normaliser(xp, x), _log_normaliser(xp, y)
-    log_mu = xp.where(in_mu, x, norm_x) - norm_x
+    norm = zero + log_normaliser
+    log_mu = xp.where(in_mu, x, norm) - norm
+    log_pi = xp.where(in_pi, y, norm) - norm - shift - correction
     mu = xp.where(in_mu, xp.exp(log_mu), zero)
-    pi = xp.where(in_pi, xp.exp(xp.where(in_pi, y, norm_y) - norm_y), zero)
-    delta = xp.where(shared, y, zero) - xp.where(shared, x, zero) - (norm_y - norm_x)
-    delta = xp.where(shared, delta, zero)
-    excess = xp.sum(_difference(xp, mu, pi, shared, delta), axis=-1, keepdims=True)
-    correction = xp.log1p(excess)
-    delta = xp.where(shared, delta - correction, zero)
-    pi = pi * xp.exp(-correction)
-    return _Ratio(xp, log_mu, mu, pi, shared, delta, _difference(xp, mu, pi, shared, delta))
-
-
-def _difference(xp: ModuleType, mu: Any, pi: Any, shared: Any, log_ratio: Any) -> Any:
-    """Return pi - mu: as mu expm1(log ratio) where the two are close."""
+    pi = xp.where(in_pi, xp.exp(log_pi), zero)
+    log_ratio = xp.where(shared, y, zero) - xp.where(shared, x, zero) - shift - correction
+    log_ratio = xp.where(shared, log_ratio, zero)
     close = shared & (log_ratio < 1.0)
-    rise = xp.expm1(xp.where(close, log_ratio, xp.zeros_like(log_ratio)))
-    return xp.where(close, mu * rise, pi - mu)
+    rise = xp.expm1(xp.where(close, log_ratio, zero))
+    difference = xp.where(close, mu * rise, pi - mu)
+    return Ratio(xp, log_mu, mu, pi, shared, close, log_ratio, difference)
 
 
-def _kl(r: _Ratio) -> Any:
+def _kl(r: Ratio) -> Any:
     xp = r.xp
-    close = r.shared & (r.log_ratio < 1.0)
-    small = xp.where(close, r.log_ratio, xp.zeros_like(r.log_ratio))
+    small = xp.where(r.close, r.log_ratio, xp.zeros_like(r.log_ratio))
     terms = xp.where(
-        close, r.mu * expm1_minus_float64(xp, small), r.difference - r.mu * r.log_ratio
+        r.close, r.mu * expm1_minus_float64(xp, small), r.difference - r.mu * r.log_ratio
     )
     lost = xp.any((r.mu > 0.0) & ~r.shared, axis=-1)
     total = xp.sum(terms, axis=-1)
     return xp.where(lost, xp.full_like(total, math.inf), total)
 
 
-def _unsupported(r: _Ratio) -> Any:
+def _unsupported(r: Ratio) -> Any:
     xp = r.xp
     return xp.where(~r.shared & (r.mu == 0.0), r.pi, xp.zeros_like(r.pi))
 
 
-def _inf_where_unsupported(r: _Ratio, total: Any) -> Any:
+def _inf_where_unsupported(r: Ratio, total: Any) -> Any:
     xp = r.xp
     return xp.where(xp.any(_unsupported(r) > 0.0, axis=-1), xp.full_like(total, math.inf), total)
 
 
-def _kl_reverse(r: _Ratio) -> Any:
+def _kl_reverse(r: Ratio) -> Any:
     # sum pi d - (pi - mu): every term is non-negative, and for small d it is mu d^2 / 2.
     xp = r.xp
     close = r.shared & (xp.abs(r.log_ratio) < 1.0)
@@ -163,22 +184,37 @@ def _kl_reverse(r: _Ratio) -> Any:
     return _inf_where_unsupported(r, xp.sum(xp.where(close, near, far), axis=-1))
 
 
-def _tv(r: _Ratio) -> Any:
+def _tv(r: Ratio) -> Any:
     return r.xp.clip(0.5 * r.xp.sum(r.xp.abs(r.difference), axis=-1), max=1.0)
 
 
-def _chi2(r: _Ratio) -> Any:
+def _chi2(r: Ratio) -> Any:
     xp = r.xp
-    close = r.shared & (r.log_ratio < 1.0)
-    rise = xp.expm1(xp.where(close, r.log_ratio, xp.zeros_like(r.log_ratio)))
+    rise = xp.expm1(xp.where(r.close, r.log_ratio, xp.zeros_like(r.log_ratio)))
     # pi^2/mu through logarithms: mu alone may underflow, or pi/mu overflow.
-    exponent = xp.where(r.shared & ~close, r.log_mu + 2.0 * r.log_ratio, xp.zeros_like(r.mu))
+    exponent = xp.where(r.shared & ~r.close, r.log_mu + 2.0 * r.log_ratio, xp.zeros_like(r.mu))
     overflow = exponent > 709.78
     square = xp.exp(xp.where(overflow, xp.zeros_like(exponent), exponent))
     square = xp.where(overflow, xp.full_like(square, math.inf), square)
     far = xp.where(r.shared, square - 2.0 * r.pi + r.mu, r.mu)
-    terms = xp.where(close, r.mu * rise * rise, far)
+    terms = xp.where(r.close, r.mu * rise * rise, far)
     return _inf_where_unsupported(r, xp.sum(terms, axis=-1))
+
+
+def sum_divergences(r: Ratio) -> Divergences:
+    """Sum every divergence over the tokens of the last axis."""
+    xp = r.xp
+    one_sided = xp.any(((r.mu > 0.0) | (r.pi > 0.0)) & ~r.shared, axis=-1)
+    largest = xp.max(xp.abs(r.log_ratio), axis=-1)
+    return Divergences(
+        kl=_kl(r),
+        kl_reverse=_kl_reverse(r),
+        tv=_tv(r),
+        chi2=_chi2(r),
+        entropy=-xp.sum(r.mu * r.log_mu, axis=-1),
+        max_abs_log_ratio=xp.where(one_sided, xp.full_like(largest, math.inf), largest),
+        unsupported_mass=xp.sum(_unsupported(r), axis=-1),
+    )
 
 
 def divergences(logits_mu: Any, logits_pi: Any) -> Divergences:
@@ -214,19 +250,7 @@ def divergences(logits_mu: Any, logits_pi: Any) -> Divergences:
     >>> round(float(result.tv), 12), round(float(result.chi2), 12)
     (0.25, 0.25)
     """
-    r = _ratio(logits_mu, logits_pi)
-    xp = r.xp
-    one_sided = xp.any(((r.mu > 0.0) | (r.pi > 0.0)) & ~r.shared, axis=-1)
-    largest = xp.max(xp.abs(r.log_ratio), axis=-1)
-    return Divergences(
-        kl=_kl(r),
-        kl_reverse=_kl_reverse(r),
-        tv=_tv(r),
-        chi2=_chi2(r),
-        entropy=-xp.sum(r.mu * r.log_mu, axis=-1),
-        max_abs_log_ratio=xp.where(one_sided, xp.full_like(largest, math.inf), largest),
-        unsupported_mass=xp.sum(_unsupported(r), axis=-1),
-    )
+    return sum_divergences(_ratio(logits_mu, logits_pi))
 
 
 def kl_divergence(logits_mu: Any, logits_pi: Any) -> Any:
