@@ -1,0 +1,18 @@
+"""Logged traces: the batch, readers for each format, and the summary of one pass.
+
+Importing this package loads numpy only; pyarrow is imported when a file needs it.
+"""
+
+from trbounds.traces.batch import TraceBatch
+from trbounds.traces.reading import expand_paths, open_trace
+from trbounds.traces.validate import ReadOptions, validate
+from trbounds.traces.writing import write_parquet
+
+__all__ = [
+    "ReadOptions",
+    "TraceBatch",
+    "expand_paths",
+    "open_trace",
+    "validate",
+    "write_parquet",
+]

@@ -1,0 +1,91 @@
+"""The contract of a trace reader, and how readers are found.
+
+A reader is one file in ``trbounds/traces/readers/`` that holds one ``READER``. Nothing else has
+to be edited to add a format.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from trbounds.errors import InputError
+from trbounds.traces.batch import TraceBatch
+from trbounds.traces.source import Source
+from trbounds.traces.validate import ReadOptions
+
+__all__ = ["Reader", "detect", "find_readers"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """One trace format.
+
+    Parameters
+    ----------
+    name : str
+        What ``format=`` takes, for example ``"canonical-parquet"``.
+    description : str
+        One line for people.
+    suffixes : tuple of str
+        File name endings that a directory is searched for.
+    detects : callable
+        ``detects(path, head)`` says from the first bytes (decompressed, up to 64 KiB) whether
+        the file has this format. Cheap; never raises.
+    read : callable
+        ``read(source, options)`` yields validated batches. Bad records go through
+        ``options.refuse`` and :func:`trbounds.traces.validate.assemble`.
+    fallback : bool
+        Whether it is asked only when no other reader detects the file.
+    """
+
+    name: str
+    description: str
+    suffixes: tuple[str, ...]
+    detects: Callable[[str, bytes], bool]
+    read: Callable[[Source, ReadOptions], Iterator[TraceBatch]]
+    fallback: bool = False
+
+
+@cache
+def find_readers() -> dict[str, Reader]:
+    """Return every reader by name, those of a specific format before the fallbacks."""
+    from trbounds.traces import readers as folder
+
+    modules = sorted(info.name for info in pkgutil.iter_modules(folder.__path__))
+    found = [importlib.import_module(f"{folder.__name__}.{name}").READER for name in modules]
+    return {reader.name: reader for reader in sorted(found, key=lambda item: item.fallback)}
+
+
+def detect(source: Source, format: str | None = None) -> Reader:
+    """Choose the reader of a file.
+
+    Parameters
+    ----------
+    source : Source
+        The file.
+    format : str, optional
+        Name of a reader; by default the first bytes decide.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown or no reader detects the file; it lists the known formats.
+    """
+    readers = find_readers()
+    if format is not None:
+        if format not in readers:
+            raise InputError(
+                f"found {format!r}, expected one of {', '.join(readers)}", field="format"
+            )
+        return readers[format]
+    head = source.head()
+    for reader in readers.values():
+        if reader.detects(source.path, head):
+            return reader
+    raise InputError(
+        f"format not recognised, expected one of {', '.join(readers)}", file=source.name
+    )

@@ -1,0 +1,135 @@
+"""Open logged traces, whatever their format and wherever they lie."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from trbounds.errors import InputError
+from trbounds.traces.batch import TraceBatch
+from trbounds.traces.reader import detect, find_readers
+from trbounds.traces.source import Source
+from trbounds.traces.validate import ReadOptions
+
+__all__ = ["expand_paths", "open_trace"]
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def expand_paths(paths: Paths) -> list[str]:
+    """Turn files, directories and globs into a list of files.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+        Files; directories, searched at any depth for files with the ending of a known format;
+        glob patterns (``**`` allowed); ``"-"`` for standard input.
+
+    Returns
+    -------
+    list of str
+        Each file once, those of one directory or pattern in sorted order.
+
+    Raises
+    ------
+    InputError
+        If there is no path, a file does not exist, or a directory or a pattern holds no trace.
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not given:
+        raise InputError("found none, expected at least one file", field="paths")
+    files: dict[str, str] = {}
+    for path in given:
+        for file in _expand(os.fspath(path)):
+            files.setdefault(file if file == "-" else os.path.realpath(file), file)
+    return list(files.values())
+
+
+def _expand(path: str) -> list[str]:
+    if path == "-" or os.path.isfile(path):
+        return [path]
+    if os.path.isdir(path):
+        suffixes = tuple(suffix for reader in find_readers().values() for suffix in reader.suffixes)
+        found = sorted(
+            str(file)
+            for file in Path(path).rglob("*")
+            if file.name.endswith(suffixes) and not file.name.startswith(".") and file.is_file()
+        )
+        if not found:
+            raise InputError(
+                f"the directory holds no file that ends in {', '.join(sorted(set(suffixes)))}",
+                file=path,
+            )
+        return found
+    if glob.has_magic(path):
+        found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
+        if not found:
+            raise InputError("no file matches this pattern", file=path)
+        return found
+    raise InputError("no such file", file=path)
+
+
+def open_trace(
+    paths: Paths,
+    format: str | None = None,
+    *,
+    reward_range: tuple[float, float] = (0.0, 1.0),
+    on_error: str = "fail",
+    on_skip: Callable[[InputError], None] | None = None,
+) -> Iterator[TraceBatch]:
+    """Read traces in one pass, in bounded memory.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+        Files, directories, glob patterns, or ``"-"`` for JSON Lines on standard input.
+    format : str, optional
+        Name of a reader (:func:`trbounds.traces.reader.find_readers`); by default the first
+        bytes of each file decide.
+    reward_range : tuple of float
+        Lowest and highest admissible reward.
+    on_error : {"fail", "skip"}
+        Stop at the first bad record or file, or leave it out.
+    on_skip : callable, optional
+        Receives the :class:`~trbounds.errors.InputError` of each record or file left out.
+
+    Yields
+    ------
+    TraceBatch
+        Validated, none without sequences.
+
+    Raises
+    ------
+    InputError
+        For a bad path, file or record, naming the place.
+    MissingDependency
+        If pyarrow is needed and absent.
+
+    Examples
+    --------
+    >>> from trbounds.traces import example_path, open_trace
+    >>> sum(batch.n_sequences for batch in open_trace(example_path()))
+    64
+    """
+    options = ReadOptions(reward_range=reward_range, on_error=on_error)
+    if on_skip is not None:
+        options = replace(options, on_skip=on_skip)
+    files = expand_paths(paths)
+    if format is not None and format not in find_readers():
+        detect(Source(files[0]), format)
+    return _read_all(files, format, options)
+
+
+def _read_all(files: list[str], format: str | None, options: ReadOptions) -> Iterator[TraceBatch]:
+    for file in files:
+        try:
+            source = Source(file)
+            for batch in detect(source, format).read(source, options):
+                if batch.n_sequences:
+                    yield batch
+        except InputError as error:
+            # A fault of the file as a whole: the rest of this file cannot be read.
+            options.refuse(error)

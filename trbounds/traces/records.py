@@ -1,0 +1,151 @@
+"""Records already in Python (decoded JSON lines, unpickled samples) to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.errors import InputError
+from trbounds.traces.arrow import ALIASES
+from trbounds.traces.batch import TOKEN_FIELDS, TraceBatch
+from trbounds.traces.validate import Ragged, ReadOptions, assemble
+
+__all__ = ["columns_from_records"]
+
+_NUMBERS = ("reward", "temperature", "top_p")
+_INTEGERS = ("step", "top_k")
+_STRINGS = ("logprobs_mode",)
+_LISTS = frozenset(TOKEN_FIELDS)
+
+
+def columns_from_records(
+    records: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    numbers: NDArray[np.int64],
+    *,
+    file: str,
+    options: ReadOptions,
+) -> TraceBatch | None:
+    """Build a validated batch from mappings under canonical names.
+
+    Parameters
+    ----------
+    records : sequence of mappings
+        One per sequence; token fields as lists of numbers, ``None`` for a missing entry.
+    names : sequence of str
+        The fields to take; each record must have all of them.
+    numbers : ndarray of int64
+        Record number of each in the file.
+    file : str
+        For messages.
+    options : ReadOptions
+        Passed to :func:`trbounds.traces.validate.assemble`.
+
+    Returns
+    -------
+    TraceBatch or None
+        None if no record is left.
+
+    Raises
+    ------
+    InputError
+        For a bad record, unless bad records are skipped.
+    """
+    rows: list[dict[str, Any]] = []
+    kept: list[int] = []
+    for record, number in zip(records, numbers, strict=True):
+        try:
+            rows.append(_row(record, names, file, int(number)))
+            kept.append(int(number))
+        except InputError as error:
+            options.refuse(error)
+    if not rows:
+        return None
+    columns: dict[str, Ragged | NDArray[Any]] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if name in _LISTS:
+            lengths = [value.size for value in values]
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            columns[name] = Ragged(offsets, np.concatenate(values))
+        else:
+            columns[name] = _stack(name, values)
+    return assemble(
+        columns,
+        file=file,
+        first_record=kept[0],
+        records=np.array(kept, dtype=np.int64),
+        options=options,
+    )
+
+
+def _row(record: Mapping[str, Any], names: Sequence[str], file: str, number: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for column in names:
+        name = ALIASES.get(column, column)
+        value = record.get(column)
+        try:
+            if value is None:
+                raise TypeError("no value, expected one in every record")
+            row[name] = _convert(name, value)
+        except (TypeError, OverflowError) as error:
+            raise InputError(f"found {error}", file=file, record=number, field=column) from None
+    version = row.get("weight_version")
+    if version is not None and version.ndim == 0:
+        row["weight_version"] = np.repeat(version, row["rollout_logprobs"].size)
+    return row
+
+
+def _convert(name: str, value: Any) -> Any:
+    if name == "weight_version" and not isinstance(value, list):
+        return np.array(_whole(value), dtype=np.int64)
+    if name in _LISTS:
+        return _numbers(value)
+    if name in _NUMBERS:
+        if not isinstance(value, int | float):
+            raise TypeError(f"{type(value).__name__}, expected a number")
+        return float(value)
+    if name in _INTEGERS:
+        return _whole(value)
+    if name == "finished":
+        if not isinstance(value, bool):
+            raise TypeError(f"{type(value).__name__}, expected true or false")
+        return value
+    if isinstance(value, str):
+        return value
+    if name in _STRINGS:
+        raise TypeError(f"{type(value).__name__}, expected a string")
+    return _whole(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise TypeError(f"{value!r:.40}, expected a whole number")
+    if abs(value) >= 2**63:
+        raise OverflowError(f"{value!r:.40}, expected a whole number of 64 bits")
+    return int(value)
+
+
+def _numbers(value: Any) -> NDArray[np.float64]:
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__}, expected a list of numbers")
+    kinds = set(map(type, value)) - {float, int, bool, type(None)}
+    if kinds:
+        raise TypeError(f"a list with {kinds.pop().__name__}, expected a list of numbers")
+    try:
+        return np.array(value, dtype=np.float64)
+    except OverflowError:
+        raise OverflowError("a whole number too large for float64") from None
+
+
+def _stack(name: str, values: list[Any]) -> NDArray[Any]:
+    if name in _NUMBERS:
+        return np.array(values, dtype=np.float64)
+    if name == "finished":
+        return np.array(values, dtype=bool)
+    if name in _INTEGERS or not any(isinstance(value, str) for value in values):
+        return np.array(values, dtype=np.int64)
+    return np.array([str(value) for value in values], dtype=object)
