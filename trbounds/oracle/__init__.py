@@ -8,14 +8,36 @@ from trbounds.oracle.exact import (
     variance_worst_reward,
     worst_reward,
 )
+from trbounds.oracle.generators import KINDS, Kind, RewardKind, random_pair, random_rational_pair
+from trbounds.oracle.instances import (
+    baseline_offset,
+    length_baseline_offset,
+    missing_absolute_continuity,
+    rare_context,
+    rare_reward,
+    two_step_tight,
+    two_valued_ratio,
+)
 from trbounds.oracle.tabular import TabularPair
 
 __all__ = [
+    "KINDS",
     "PROFILE_FIELDS",
     "ExactTruth",
+    "Kind",
+    "RewardKind",
     "TabularPair",
+    "baseline_offset",
     "exact",
+    "length_baseline_offset",
+    "missing_absolute_continuity",
+    "random_pair",
+    "random_rational_pair",
+    "rare_context",
+    "rare_reward",
     "stopped_path_fields",
+    "two_step_tight",
+    "two_valued_ratio",
     "variance_worst_reward",
     "worst_reward",
 ]

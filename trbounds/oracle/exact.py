@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.oracle.tabular import Array, Scalar, TabularPair
@@ -214,10 +213,9 @@ def worst_reward(pair: TabularPair) -> Array:
     weights = _error_weights(pair, tree.responses)
     gain, loss = _worst_errors(pair, weights, _support_defect(pair, tree.positions).sum())
     low, high = pair.reward_range
-    favoured: NDArray[np.bool_] = np.asarray(
-        (weights if gain >= loss else -weights) > 0, dtype=bool
-    )
-    return np.where(favoured, high, low)
+    reward = np.full(weights.shape, low)
+    reward[(weights if gain >= loss else -weights) > 0] = high
+    return reward
 
 
 def variance_worst_reward(pair: TabularPair) -> Array:
@@ -303,13 +301,17 @@ def _plain(value: Scalar) -> Scalar:
     return float(value) if isinstance(value, np.floating) else value
 
 
+def _array(pair: TabularPair, values: list[Scalar]) -> Array:
+    return np.array(values, dtype=pair.reward.dtype)
+
+
 def _sampled_mean(pair: TabularPair, position: Position, values: Array) -> Scalar:
     # The mask keeps an infinite divergence that rollouts never meet out of the mean.
     return _mean(pair, position.mu * np.where(position.sampled, values, 0))
 
 
 def _support_defect(pair: TabularPair, positions: tuple[Position, ...]) -> Array:
-    return np.array([_sampled_mean(pair, c, c.defect) for c in positions])
+    return _array(pair, [_sampled_mean(pair, c, c.defect) for c in positions])
 
 
 def _divergence_fields(pair: TabularPair, tree: Tree) -> dict[str, Scalar]:
@@ -318,10 +320,11 @@ def _divergence_fields(pair: TabularPair, tree: Tree) -> dict[str, Scalar]:
     largest = {}
     for name in ("tv", "kl", "chi2"):
         values = [getattr(position, name) for position in positions]
-        largest[name] = np.array([value.max() for value in values])
+        largest[name] = _array(pair, [value.max() for value in values])
         fields[f"{name}_max"] = _plain(largest[name].max())
-        fields[f"{name}_mean"] = np.array(
-            [_sampled_mean(pair, c, value) for c, value in zip(positions, values, strict=True)]
+        fields[f"{name}_mean"] = _array(
+            pair,
+            [_sampled_mean(pair, c, value) for c, value in zip(positions, values, strict=True)],
         )
         if name != "tv":
             paths = running_sum(values, pair)[-1]

@@ -152,10 +152,10 @@ class TabularPair:
             return self
         return replace(
             self,
-            rollout=tuple(_normalised(_exact(table)) for table in self.rollout),
-            train=tuple(_normalised(_exact(table)) for table in self.train),
+            rollout=tuple(normalised(_exact(table)) for table in self.rollout),
+            train=tuple(normalised(_exact(table)) for table in self.train),
             reward=_exact(self.reward),
-            prompt_probability=_normalised(_exact(self.prompt_probability)),
+            prompt_probability=normalised(_exact(self.prompt_probability)),
             reward_range=(Fraction(self.reward_range[0]), Fraction(self.reward_range[1])),
         )
 
@@ -284,7 +284,8 @@ def _exact(array: Array) -> Array:
     return _elementwise(Fraction, array.astype(object))
 
 
-def _normalised(array: Array) -> Array:
+def normalised(array: Array) -> Array:
+    """Divide each row by its sum."""
     result: Array = array / array.sum(axis=-1, keepdims=True)
     return result
 

@@ -1,0 +1,291 @@
+"""The contract that every bound keeps. No formulas here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from trbounds.arrays import array_namespace, asarray_float64, is_numpy
+from trbounds.errors import InputError
+from trbounds.profile import POSITION_FIELDS, DivergenceProfile
+from trbounds.special import entropy_dual_gain
+
+if TYPE_CHECKING:
+    from trbounds.derivation import Derivation
+    from trbounds.oracle import TabularPair
+    from trbounds.symbolic import Statement
+
+__all__ = ["ABSOLUTE_CONTINUITY", "Assessment", "Bound", "Kind", "Relaxation", "Source"]
+
+ABSOLUTE_CONTINUITY = "the training policy gives no probability to tokens that the rollout cannot"
+
+# Elements evaluated at a time: small enough that temporaries stay in cache.
+_BLOCK = 16_384
+
+
+class Kind(Enum):
+    """How strong a bound is."""
+
+    UPPER = "upper"
+    TIGHT = "tight"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a bound comes from.
+
+    Parameters
+    ----------
+    work : str
+        ``"TRM v2"``, ``"TRM v3"`` (arXiv 2512.23075) or ``"trbounds"``.
+    place : str
+        Theorem, section or equation.
+    """
+
+    work: str
+    place: str
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether a paper printed the bound."""
+        return self.work != "trbounds"
+
+    def __str__(self) -> str:
+        """Return work and place as one phrase."""
+        return f"{self.work}, {self.place}" if self.place else self.work
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A simpler, larger form of a bound. It holds everywhere, and loses little where no cap binds.
+
+    Parameters
+    ----------
+    text : str
+        The form, and the condition under which no cap binds.
+    formula : callable
+        The larger value for rewards in [0, 1].
+    holds : callable
+        Where no cap binds (boolean array).
+    """
+
+    text: str
+    formula: Callable[[DivergenceProfile], Any]
+    holds: Callable[[DivergenceProfile], Any]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A bound evaluated at one profile or a batch.
+
+    Parameters
+    ----------
+    bound : Bound
+        The bound.
+    value : float or array
+        Upper bound on |Error|, in reward units.
+    centred_value : float or array
+        The same bound with the reward centred: half of a paper's constant, otherwise `value`.
+    relaxed_value : float, array or None
+        The relaxed form; None where the bound has none.
+    informative : bool or array
+        Whether the value lies below the width of the reward range, the trivial bound.
+    can_certify : bool, array or None
+        Whether the value lies below the largest surrogate gain that the sequence KL allows, so
+        that some measured gain could exceed it; None where the sequence KL is unknown.
+    plug_in : bool
+        Whether the value rests on estimates or observed maxima: then it is not certified.
+    """
+
+    bound: Bound
+    value: Any
+    centred_value: Any
+    relaxed_value: Any
+    informative: Any
+    can_certify: Any
+    plug_in: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """An upper bound on |Error| = |J(pi) - J(mu) - L'|, with its statement and its proof.
+
+    Parameters
+    ----------
+    key : str
+        Name in code and on the command line; also the name of its file.
+    title : str
+        Name for people.
+    source : Source
+        Where it is from.
+    requires : tuple of str
+        The fields of the completed profile that it needs.
+    formula : callable
+        ``formula(profile)`` for rewards in [0, 1]: vectorised, on any array namespace.
+    statement : callable
+        The same value as a sympy expression (imports sympy).
+    derive : callable
+        The proof, as checked steps that end at the statement (imports sympy).
+    growth : float
+        Power of ``T`` by which the bound grows when every other quantity is fixed and small.
+    rank : int
+        Place in lists: papers' bounds first, in their order.
+    assumes : tuple of str
+        Assumptions beyond the profile.
+    halves : bool
+        Whether centring the reward halves the constant (true of the papers' bounds).
+    relaxed : Relaxation, optional
+        A simpler, larger form.
+    attained : callable, optional
+        Returns a tabular pair whose |Error| equals the bound: the bound is then tight there.
+    """
+
+    key: str
+    title: str
+    source: Source
+    requires: tuple[str, ...]
+    formula: Callable[[DivergenceProfile], Any]
+    statement: Callable[[], Statement]
+    derive: Callable[[], Derivation]
+    growth: float
+    rank: int
+    assumes: tuple[str, ...] = (ABSOLUTE_CONTINUITY,)
+    halves: bool = False
+    relaxed: Relaxation | None = None
+    attained: Callable[[], TabularPair] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Tight where an instance attains the bound, otherwise upper."""
+        return Kind.UPPER if self.attained is None else Kind.TIGHT
+
+    def missing(self, profile: DivergenceProfile) -> tuple[str, ...]:
+        """Return the required fields that a completed profile lacks."""
+        return tuple(name for name in self.requires if getattr(profile, name) is None)
+
+    def evaluate(self, profile: DivergenceProfile) -> Any:
+        """Evaluate the bound.
+
+        Parameters
+        ----------
+        profile : DivergenceProfile
+            What is known; completed here.
+
+        Returns
+        -------
+        float or array
+            Upper bound on |Error| in reward units: a float when every field is a scalar (position
+            fields apart), otherwise an array of the batch's shape, on the profile's array
+            namespace and device.
+
+        Raises
+        ------
+        InputError
+            If the completed profile lacks a field the bound requires.
+        """
+        return self._evaluate(profile.complete(), self.formula)
+
+    def assess(self, profile: DivergenceProfile) -> Assessment:
+        """Evaluate the bound and say what the value is good for.
+
+        Parameters
+        ----------
+        profile : DivergenceProfile
+            What is known; completed here.
+
+        Returns
+        -------
+        Assessment
+            Value, centred and relaxed value, whether informative, whether it can certify.
+
+        Raises
+        ------
+        InputError
+            If the completed profile lacks a field the bound requires.
+        """
+        known = profile.complete()
+        value = self._evaluate(known, self.formula)
+        can_certify = None
+        if known.kl_seq is not None:
+            largest = _as_result(
+                entropy_dual_gain(known.kl_seq, known.unit_reward_var) * known.reward_width, known
+            )
+            can_certify = value < largest
+        return Assessment(
+            bound=self,
+            value=value,
+            centred_value=value / 2 if self.halves else value,
+            relaxed_value=None
+            if self.relaxed is None
+            else self._evaluate(known, self.relaxed.formula),
+            informative=value < known.reward_width,
+            can_certify=can_certify,
+            plug_in=any(known.provenance[name].plug_in for name in self.requires),
+        )
+
+    def _evaluate(
+        self, known: DivergenceProfile, formula: Callable[[DivergenceProfile], Any]
+    ) -> Any:
+        lacking = self.missing(known)
+        if lacking:
+            raise InputError(
+                f"bound '{self.key}' needs {', '.join(lacking)}; known: "
+                f"{', '.join(('T', *known.known))}"
+            )
+        value = _in_blocks(known, self.requires, formula) * known.reward_width
+        return _as_result(value, known)
+
+
+def _as_result(value: Any, profile: DivergenceProfile) -> Any:
+    return float(value) if value.ndim == 0 and is_numpy(profile.xp) else value
+
+
+def _in_blocks(
+    profile: DivergenceProfile,
+    requires: tuple[str, ...],
+    formula: Callable[[DivergenceProfile], Any],
+) -> Any:
+    """Evaluate a large numpy batch a few rows at a time, so that temporaries stay in cache."""
+    names = [name for name in requires if name not in POSITION_FIELDS]
+    xp = profile.xp
+    arrays = [profile.T, *(getattr(profile, name) for name in names)]
+    if not is_numpy(xp) or len(names) < len(requires) or not any(a.ndim > 1 for a in arrays):
+        return formula(profile)
+    whole = xp.broadcast_arrays(*arrays)
+    shape = whole[0].shape
+    rows = max(1, _BLOCK // max(1, whole[0][0].size)) if shape[0] else 1
+    out = xp.empty(shape, dtype=xp.float64)
+    for start in range(0, shape[0], rows):
+        part = slice(start, start + rows)
+        cut = {
+            name: a[part] if a.ndim == len(shape) and a.shape[0] > 1 else a
+            for name, a in zip(("T", *names), arrays, strict=True)
+        }
+        block = DivergenceProfile(
+            **cut, reward_range=profile.reward_range, conversion=profile.conversion
+        )
+        out[part] = formula(block)
+    return out
+
+
+def largest_surrogate_gain(profile: DivergenceProfile) -> Any:
+    """Largest |L'| that the sequence KL and the reward's variance allow (see ``entropy_dual``).
+
+    Parameters
+    ----------
+    profile : DivergenceProfile
+        With ``kl_seq`` known or derivable.
+
+    Returns
+    -------
+    float or array
+        In reward units.
+    """
+    known = profile.complete()
+    if known.kl_seq is None:
+        raise InputError("the sequence KL is needed", field="kl_seq")
+    xp = array_namespace(known.T)
+    gain = entropy_dual_gain(known.kl_seq, asarray_float64(known.unit_reward_var, xp=xp))
+    return _as_result(gain * known.reward_width, known)

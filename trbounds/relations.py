@@ -1,0 +1,237 @@
+"""Relations between the quantities of a profile: each bounds one field by others.
+
+Every relation is an inequality ``target <= value(profile)``; source TRM sections 2 and 3 and
+trbounds (the ratio cap and the sharp conversion).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trbounds.divergences import chi2_from_kl, tv_from_chi2
+
+if TYPE_CHECKING:
+    from trbounds.profile import DivergenceProfile, Provenance
+
+__all__ = ["RELATIONS", "Relation", "derive_missing"]
+
+Known = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One inequality ``target <= value``.
+
+    Parameters
+    ----------
+    target : str
+        The field that is bounded.
+    needs : tuple of str
+        The fields it is bounded by.
+    text : str
+        The inequality as a reader would write it.
+    value : callable
+        ``value(profile, known)``: the right-hand side, `known` mapping the names to arrays.
+    """
+
+    target: str
+    needs: tuple[str, ...]
+    text: str
+    value: Callable[[DivergenceProfile, Known], Any]
+
+
+def _one_minus_power(p: DivergenceProfile, k: Known) -> Any:
+    xp = p.xp
+    # 1 - (1 - eps)^T; at eps = 1 the logarithm is -inf and the result 1, as it should be.
+    inside = xp.where(k["tv_max"] < 1, k["tv_max"], 0.5 * xp.ones_like(k["tv_max"]))
+    return xp.where(k["tv_max"] < 1, -xp.expm1(p.T * xp.log1p(-inside)), 1.0)
+
+
+def _position_moment_from_sequence(p: DivergenceProfile, k: Known) -> Any:
+    xp = p.xp
+    # Largest sum of (s-1) k_s with k_s <= kl_max and sum kl_seq: fill the last positions.
+    cap, total = k["kl_max"], xp.minimum(k["kl_seq"], p.T * k["kl_max"])
+    full = xp.floor(total / xp.where(cap > 0, cap, xp.ones_like(cap)))
+    full = xp.clip(full, 0.0, None)
+    rest = total - full * cap
+    return full * cap * (p.T - 1 - (full - 1) / 2) + rest * (p.T - 1 - full)
+
+
+def _position_moment_from_means(p: DivergenceProfile, k: Known) -> Any:
+    xp = p.xp
+    kl = k["kl_mean"]
+    return xp.sum(kl * xp.arange(kl.shape[-1], dtype=kl.dtype), axis=-1)
+
+
+RELATIONS: tuple[Relation, ...] = (
+    Relation(
+        "chi2_max",
+        ("kl_max", "log_ratio_max"),
+        "chi2_max <= kl_max (e^r - 1)^2 / (e^r - 1 - r), r = log_ratio_max",
+        lambda p, k: chi2_from_kl(k["kl_max"], k["log_ratio_max"]),
+    ),
+    Relation(
+        "chi2_max",
+        ("chi2_position_max",),
+        "chi2_max = largest chi2_position_max",
+        lambda p, k: p.xp.max(k["chi2_position_max"], axis=-1),
+    ),
+    Relation(
+        "chi2_path_max",
+        ("chi2_max",),
+        "chi2_path_max <= T chi2_max",
+        lambda p, k: p.T * k["chi2_max"],
+    ),
+    Relation(
+        "chi2_path_max",
+        ("chi2_position_max",),
+        "chi2_path_max <= sum_t chi2_position_max[t]",
+        lambda p, k: p.xp.sum(k["chi2_position_max"], axis=-1),
+    ),
+    Relation("kl_path_max", ("kl_max",), "kl_path_max <= T kl_max", lambda p, k: p.T * k["kl_max"]),
+    Relation(
+        "tv_max",
+        ("kl_max",),
+        "tv_max <= TV(kl_max)",
+        lambda p, k: p.tv_from_kl(k["kl_max"]),
+    ),
+    Relation(
+        "tv_max",
+        ("chi2_max",),
+        "tv_max <= min(1, sqrt(chi2_max) / 2)",
+        lambda p, k: tv_from_chi2(k["chi2_max"]),
+    ),
+    Relation(
+        "chi2_mean",
+        ("kl_mean", "log_ratio_max"),
+        "chi2_mean[t] <= kl_mean[t] (e^r - 1)^2 / (e^r - 1 - r), r = log_ratio_max",
+        lambda p, k: chi2_from_kl(k["kl_mean"], k["log_ratio_max"][..., None]),
+    ),
+    Relation(
+        "tv_mean",
+        ("kl_mean",),
+        "tv_mean[t] <= TV(kl_mean[t])",
+        lambda p, k: p.tv_from_kl(k["kl_mean"]),
+    ),
+    Relation(
+        "tv_mean",
+        ("kl_mean", "tv_max"),
+        "tv_mean[t] <= min(tv_max, TV(kl_mean[t]))",
+        lambda p, k: p.xp.minimum(p.tv_from_kl(k["kl_mean"]), k["tv_max"][..., None]),
+    ),
+    Relation(
+        "kl_seq",
+        ("kl_mean",),
+        "kl_seq = sum_t kl_mean[t]",
+        lambda p, k: p.xp.sum(k["kl_mean"], axis=-1),
+    ),
+    Relation("kl_seq", ("kl_max",), "kl_seq <= T kl_max", lambda p, k: p.T * k["kl_max"]),
+    Relation("kl_seq", ("kl_path_max",), "kl_seq <= kl_path_max", lambda p, k: k["kl_path_max"]),
+    Relation(
+        "tv_total",
+        ("tv_mean",),
+        "tv_total = sum_t tv_mean[t]",
+        lambda p, k: p.xp.sum(k["tv_mean"], axis=-1),
+    ),
+    Relation("tv_total", ("tv_max",), "tv_total <= T tv_max", lambda p, k: p.T * k["tv_max"]),
+    Relation(
+        "tv_total",
+        ("kl_seq",),
+        "tv_total <= T TV(kl_seq / T)",
+        lambda p, k: p.T * p.tv_from_kl(k["kl_seq"] / p.T),
+    ),
+    Relation(
+        "chi2_total",
+        ("chi2_mean",),
+        "chi2_total = sum_t chi2_mean[t]",
+        lambda p, k: p.xp.sum(k["chi2_mean"], axis=-1),
+    ),
+    Relation(
+        "chi2_total", ("chi2_max",), "chi2_total <= T chi2_max", lambda p, k: p.T * k["chi2_max"]
+    ),
+    Relation(
+        "chi2_total",
+        ("chi2_path_max",),
+        "chi2_total <= chi2_path_max",
+        lambda p, k: k["chi2_path_max"],
+    ),
+    Relation(
+        "kl_position_moment",
+        ("kl_mean",),
+        "kl_position_moment = sum_s (s - 1) kl_mean[s]",
+        _position_moment_from_means,
+    ),
+    Relation(
+        "kl_position_moment",
+        ("kl_seq",),
+        "kl_position_moment <= (T - 1) kl_seq",
+        lambda p, k: (p.T - 1) * k["kl_seq"],
+    ),
+    Relation(
+        "kl_position_moment",
+        ("kl_seq", "kl_max"),
+        "kl_position_moment <= largest sum_s (s - 1) k_s with k_s <= kl_max, sum k_s = kl_seq",
+        _position_moment_from_sequence,
+    ),
+    Relation(
+        "tv_seq",
+        ("kl_seq",),
+        "tv_seq <= TV(kl_seq)",
+        lambda p, k: p.tv_from_kl(k["kl_seq"]),
+    ),
+    Relation(
+        "tv_seq",
+        ("tv_total",),
+        "tv_seq <= min(1, tv_total)",
+        lambda p, k: p.xp.minimum(k["tv_total"], p.xp.ones_like(k["tv_total"])),
+    ),
+    Relation("tv_seq", ("tv_max",), "tv_seq <= 1 - (1 - tv_max)^T", _one_minus_power),
+)
+
+
+def derive_missing(
+    profile: DivergenceProfile,
+) -> tuple[dict[str, Any], dict[str, Provenance]]:
+    """Bound every missing field that the known ones bound.
+
+    Parameters
+    ----------
+    profile : DivergenceProfile
+        The known fields.
+
+    Returns
+    -------
+    values : dict of str to array
+        The missing fields that could be derived. Of several relations for one field the smallest
+        value is taken, element by element.
+    provenance : dict of str to Provenance
+        The relation each came from.
+    """
+    from trbounds.profile import Provenance
+
+    xp = profile.xp
+    known = {name: getattr(profile, name) for name in profile.known}
+    marks = dict(profile.provenance)
+    new: dict[str, Provenance] = {}
+    # RELATIONS is ordered so that every field is derived before a relation needs it.
+    for target in dict.fromkeys(r.target for r in RELATIONS):
+        if target in known:
+            continue
+        usable = [r for r in RELATIONS if r.target == target and all(n in known for n in r.needs)]
+        if not usable:
+            continue
+        candidates = [r.value(profile, known) for r in usable]
+        best = candidates[0]
+        for other in candidates[1:]:
+            best = xp.minimum(best, other)
+        chosen = [r for r, c in zip(usable, candidates, strict=True) if bool(xp.any(c == best))]
+        known[target] = best
+        new[target] = Provenance(
+            "derived",
+            by=chosen[0].text,
+            plug_in=any(marks[n].plug_in for r in chosen for n in r.needs),
+        )
+        marks[target] = new[target]
+    return {name: known[name] for name in new}, new
