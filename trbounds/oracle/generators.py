@@ -10,7 +10,7 @@ import numpy as np
 
 from trbounds.errors import InputError
 from trbounds.oracle.exact import worst_reward
-from trbounds.oracle.tabular import Array, TabularPair, normalised
+from trbounds.oracle.tabular import Array, TabularPair, elementwise, normalised
 
 __all__ = ["KINDS", "Kind", "RewardKind", "random_pair", "random_rational_pair"]
 
@@ -122,21 +122,17 @@ def random_rational_pair(
 
     def rounded(table: Array) -> Array:
         counts = np.where(table > 0, np.maximum(np.round(table * denominator), 1), 0)
-        return normalised(_fractions(counts))
+        return normalised(elementwise(Fraction, counts))
 
     pair = TabularPair(
         rollout=tuple(rounded(table) for table in draw.rollout),
         train=tuple(rounded(table) for table in draw.train),
-        reward=_fractions(np.round(draw.reward * denominator)) * Fraction(1, denominator),
+        reward=elementwise(Fraction, np.round(draw.reward * denominator))
+        * Fraction(1, denominator),
         prompt_probability=rounded(draw.prompt_probability),
         eos=draw.eos,
     )
     return pair.with_reward(worst_reward(pair)) if reward == "worst" else pair
-
-
-def _fractions(whole: Array) -> Array:
-    fractions: Array = np.frompyfunc(Fraction, 1, 1)(whole)
-    return fractions
 
 
 def _split(table: Array, T: int) -> tuple[Array, ...]:

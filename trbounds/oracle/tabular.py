@@ -272,16 +272,17 @@ def _to_fractions(array: ArrayLike, name: str) -> Array:
             return Fraction(value)
         raise InputError(f"holds {value!r}; exact tables hold Fraction or int", field=name)
 
-    return _elementwise(convert, np.asarray(array).astype(object))
+    return elementwise(convert, np.asarray(array).astype(object))
 
 
-def _elementwise(function: Callable[[Any], Any], array: Array) -> Array:
+def elementwise(function: Callable[[Any], Any], array: Array) -> Array:
+    """Apply a function of one number to each element of an object array or of floats."""
     result: Array = np.frompyfunc(function, 1, 1)(array)
     return result
 
 
 def _exact(array: Array) -> Array:
-    return _elementwise(Fraction, array.astype(object))
+    return elementwise(Fraction, array.astype(object))
 
 
 def normalised(array: Array) -> Array:
