@@ -271,6 +271,14 @@ def test_identities_hold_under_absolute_continuity(kind):
     assert constant.error == constant.surrogate == constant.reward_var == 0
 
 
+def test_constant_reward_makes_no_error_in_floats_either():
+    pair = random_pair(np.random.default_rng(14), 4, 3, prompts=2, kind="far")
+    truth = exact(pair.with_reward(np.full(pair.reward.shape, 0.7)))
+    assert abs(truth.error) < 1e-30
+    assert abs(truth.surrogate) < 1e-30
+    assert truth.reward_var < 1e-30
+
+
 def test_error_is_real_where_absolute_continuity_fails():
     rng = np.random.default_rng(5)
     for _ in range(5):

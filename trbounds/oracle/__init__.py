@@ -1,13 +1,6 @@
 """Exact truth on small problems: tabular policies, enumeration, instances."""
 
-from trbounds.oracle.exact import (
-    PROFILE_FIELDS,
-    ExactTruth,
-    exact,
-    stopped_path_fields,
-    variance_worst_reward,
-    worst_reward,
-)
+from trbounds.oracle.exact import PROFILE_FIELDS, ExactTruth, exact, stopped_path_fields
 from trbounds.oracle.generators import KINDS, Kind, RewardKind, random_pair, random_rational_pair
 from trbounds.oracle.instances import (
     baseline_offset,
@@ -18,6 +11,8 @@ from trbounds.oracle.instances import (
     two_step_tight,
     two_valued_ratio,
 )
+from trbounds.oracle.rewards import variance_worst_reward, worst_reward
+from trbounds.oracle.profiles import profile_of
 from trbounds.oracle.tabular import TabularPair
 
 __all__ = [
@@ -31,6 +26,7 @@ __all__ = [
     "exact",
     "length_baseline_offset",
     "missing_absolute_continuity",
+    "profile_of",
     "random_pair",
     "random_rational_pair",
     "rare_context",

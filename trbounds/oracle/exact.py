@@ -8,12 +8,13 @@ from fractions import Fraction
 import numpy as np
 
 from trbounds.errors import InputError
+from trbounds.oracle.rewards import error_weights, prompt_defect, worst_errors
 from trbounds.oracle.tabular import Array, Scalar, TabularPair
 from trbounds.oracle.tree import (
     Position,
-    Responses,
     Tree,
     logarithm_of_ratio,
+    response_mean,
     running_sum,
     walk,
     working_precision,
@@ -24,8 +25,6 @@ __all__ = [
     "ExactTruth",
     "exact",
     "stopped_path_fields",
-    "variance_worst_reward",
-    "worst_reward",
 ]
 
 PROFILE_FIELDS = (
@@ -192,57 +191,8 @@ def exact(pair: TabularPair) -> ExactTruth:
             T=pair.T,
             reward_range=pair.reward_range,
             **divergences,
-            **_reward_fields(pair, tree, divergences["support_defect"].sum()),
+            **_reward_fields(pair, tree),
         )
-
-
-def worst_reward(pair: TabularPair) -> Array:
-    """Return a reward that attains `ExactTruth.sup_error`.
-
-    Parameters
-    ----------
-    pair : TabularPair
-        Its reward is ignored, its reward range is not.
-
-    Returns
-    -------
-    array of shape ``(prompts, A**T)``
-        The largest reward on one side of the sign of ``W - 1 - M``, the smallest on the other.
-    """
-    tree = walk(pair)
-    weights = _error_weights(pair, tree.responses)
-    gain, loss = _worst_errors(pair, weights, _support_defect(pair, tree.positions).sum())
-    low, high = pair.reward_range
-    reward = np.full(weights.shape, low)
-    reward[(weights if gain >= loss else -weights) > 0] = high
-    return reward
-
-
-def variance_worst_reward(pair: TabularPair) -> Array:
-    """Return a reward with the largest ``|error|`` for its variance.
-
-    It is affine in ``W - 1 - M`` on each prompt and fills the reward range, so that
-    ``error**2 = reward_var * residual_square`` exactly when the pair is absolutely continuous.
-
-    Parameters
-    ----------
-    pair : TabularPair
-        Its reward is ignored, its reward range is not.
-
-    Returns
-    -------
-    array of shape ``(prompts, A**T)``
-        The reward; constant if the two policies have no residual.
-    """
-    responses = walk(pair).responses
-    low, high = pair.reward_range
-    floor = responses.residual.min(axis=1, keepdims=True)
-    above = responses.residual - floor
-    largest = above.max()
-    if largest == 0:
-        return np.full(above.shape, low)
-    reward: Array = np.minimum(low + (high - low) * (above / largest), high)
-    return reward
 
 
 def stopped_path_fields(pair: TabularPair, budget: Scalar) -> dict[str, Scalar]:
@@ -281,20 +231,15 @@ def stopped_path_fields(pair: TabularPair, budget: Scalar) -> dict[str, Scalar]:
         already = np.zeros((pair.prompts, 1), dtype=bool)
         for position, total in zip(positions, sums, strict=True):
             stopped = (total > budget).astype(bool)
-            probability += _mean(pair, np.where(stopped & ~already, position.pi, zero))
+            probability += response_mean(pair, np.where(stopped & ~already, position.pi, zero))
             beyond = stopped & position.sampled
-            tail += _mean(pair, position.mu * np.where(beyond, position.chi2, zero))
+            tail += response_mean(pair, position.mu * np.where(beyond, position.chi2, zero))
             already = np.repeat(stopped, pair.A, axis=1)
     return {
         "chi2_stop_budget": budget,
         "chi2_stop_prob": _plain(probability),
         "chi2_stop_tail": _plain(tail),
     }
-
-
-def _mean(pair: TabularPair, terms: Array) -> Scalar:
-    """Sum terms of shape ``(prompts, n)`` over contexts, then average over prompts."""
-    return (pair.prompt_probability * terms.sum(axis=1)).sum()
 
 
 def _plain(value: Scalar) -> Scalar:
@@ -307,16 +252,14 @@ def _array(pair: TabularPair, values: list[Scalar]) -> Array:
 
 def _sampled_mean(pair: TabularPair, position: Position, values: Array) -> Scalar:
     # The mask keeps an infinite divergence that rollouts never meet out of the mean.
-    return _mean(pair, position.mu * np.where(position.sampled, values, 0))
-
-
-def _support_defect(pair: TabularPair, positions: tuple[Position, ...]) -> Array:
-    return _array(pair, [_sampled_mean(pair, c, c.defect) for c in positions])
+    return response_mean(pair, position.mu * np.where(position.sampled, values, 0))
 
 
 def _divergence_fields(pair: TabularPair, tree: Tree) -> dict[str, Scalar]:
     positions, responses = tree.positions, tree.responses
-    fields: dict[str, Scalar] = {"support_defect": _support_defect(pair, positions)}
+    fields: dict[str, Scalar] = {
+        "support_defect": _array(pair, [_sampled_mean(pair, c, c.defect) for c in positions])
+    }
     largest = {}
     for name in ("tv", "kl", "chi2"):
         values = [getattr(position, name) for position in positions]
@@ -335,11 +278,11 @@ def _divergence_fields(pair: TabularPair, tree: Tree) -> dict[str, Scalar]:
     outside = np.where(responses.sampled, 0, responses.pi)
     fields["absolutely_continuous"] = not any(c.defect[c.sampled].any() for c in positions)
     fields["chi2_position_max"] = largest["chi2"]
-    fields["tv_seq"] = _plain(_mean(pair, half_distance))
+    fields["tv_seq"] = _plain(response_mean(pair, half_distance))
     fields["kl_seq"] = _plain(fields["kl_mean"].sum())
     fields["log_ratio_max"] = _log_ratio_max(pair, positions)
-    fields["residual_square"] = _plain(_mean(pair, responses.mu * responses.residual**2))
-    fields["weight_mean"] = _plain(1 - _mean(pair, outside))
+    fields["residual_square"] = _plain(response_mean(pair, responses.mu * responses.residual**2))
+    fields["weight_mean"] = _plain(1 - response_mean(pair, outside))
     return fields
 
 
@@ -354,44 +297,36 @@ def _log_ratio_max(pair: TabularPair, positions: tuple[Position, ...]) -> Scalar
     return result
 
 
-def _reward_fields(pair: TabularPair, tree: Tree, defect: Scalar) -> dict[str, Scalar]:
+def _reward_fields(pair: TabularPair, tree: Tree) -> dict[str, Scalar]:
     responses = tree.responses
-    low, _ = pair.reward_range
-    # Rewards are measured from the bottom of the range: sums stay small and of one sign.
-    reward = pair.reward - low
-    weights = _error_weights(pair, responses)
+    weights = error_weights(pair, responses)
+    prompt_mean = (responses.mu * pair.reward).sum(axis=1)
+    # Rewards are centred, and the mean of each sum put back exactly: rounding in the
+    # probabilities then cannot turn a constant reward into an error.
+    centred = pair.reward - prompt_mean[:, None]
+    defect = prompt_defect(tree.positions)
+    outside = np.where(responses.sampled, 0, responses.pi)
     identity = np.where(responses.sampled, weights, 0)
-    mean_reward = (responses.mu * reward).sum(axis=1)
-    deviation = reward - mean_reward[:, None]
-    within = _mean(pair, responses.mu * deviation**2)
-    J = _mean(pair, responses.mu * reward)
-    between = (pair.prompt_probability * (mean_reward - J) ** 2).sum()
-    ratio_sum = responses.mu * (responses.ratio_sum_excess + pair.lengths())
     total = responses.mu * responses.ratio_sum_excess
+
+    def over_prompts(values: Array) -> Scalar:
+        return (pair.prompt_probability * values).sum()
+
+    within = response_mean(pair, responses.mu * centred**2)
+    J = over_prompts(prompt_mean)
+    ratio_sum = responses.mu * (responses.ratio_sum_excess + pair.lengths())
     values = {
-        "J_mu": low + J,
-        "J_pi": low + _mean(pair, responses.pi * reward),
-        "surrogate": _mean(pair, total * reward) - low * defect,
-        "error": _mean(pair, weights * reward) + low * defect,
-        "error_identity": _mean(pair, identity * reward) + low * _mean(pair, identity),
-        "sup_error": max(_worst_errors(pair, weights, defect)),
+        "J_mu": J,
+        "J_pi": response_mean(pair, responses.pi * pair.reward),
+        "surrogate": response_mean(pair, total * centred) - over_prompts(prompt_mean * defect),
+        "error": response_mean(pair, weights * centred) + over_prompts(prompt_mean * defect),
+        "error_identity": response_mean(pair, identity * centred)
+        + over_prompts(prompt_mean * (defect - outside.sum(axis=1))),
+        "sup_error": max(worst_errors(pair, weights, defect)),
         "reward_var": within,
-        "reward_var_total": within + between,
-        "length_mean": _mean(pair, responses.mu * pair.lengths()),
-        "ratio_sum_mean": _mean(pair, ratio_sum),
-        "reward_ratio_sum_mean": _mean(pair, ratio_sum * pair.reward),
+        "reward_var_total": within + over_prompts((prompt_mean - J) ** 2),
+        "length_mean": response_mean(pair, responses.mu * pair.lengths()),
+        "ratio_sum_mean": response_mean(pair, ratio_sum),
+        "reward_ratio_sum_mean": response_mean(pair, ratio_sum * pair.reward),
     }
     return {name: _plain(value) for name, value in values.items()}
-
-
-def _error_weights(pair: TabularPair, responses: Responses) -> Array:
-    """Return what multiplies the reward of each response in the error, prompt by prompt."""
-    return np.where(responses.sampled, responses.mu * responses.residual, responses.pi)
-
-
-def _worst_errors(pair: TabularPair, weights: Array, defect: Scalar) -> tuple[Scalar, Scalar]:
-    """Return the largest error over all rewards, and the largest of its negative."""
-    low, high = pair.reward_range
-    gain = (high - low) * _mean(pair, np.maximum(weights, 0)) + low * defect
-    loss = (high - low) * _mean(pair, np.maximum(-weights, 0)) - low * defect
-    return gain, loss

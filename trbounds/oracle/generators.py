@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from trbounds.errors import InputError
-from trbounds.oracle.exact import worst_reward
+from trbounds.oracle.rewards import worst_reward
 from trbounds.oracle.tabular import Array, TabularPair, elementwise, normalised
 
 __all__ = ["KINDS", "Kind", "RewardKind", "random_pair", "random_rational_pair"]

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from trbounds.errors import InputError
-from trbounds.oracle.exact import worst_reward
+from trbounds.oracle.rewards import worst_reward
 from trbounds.oracle.tabular import Scalar, TabularPair
 
 __all__ = [

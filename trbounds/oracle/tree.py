@@ -21,6 +21,7 @@ __all__ = [
     "Responses",
     "Tree",
     "logarithm_of_ratio",
+    "response_mean",
     "running_sum",
     "walk",
     "working_precision",
@@ -169,6 +170,11 @@ def walk(pair: TabularPair) -> Tree:
             residual=np.where(sampled, residual, zero),
         ),
     )
+
+
+def response_mean(pair: TabularPair, terms: Array) -> Scalar:
+    """Sum terms of shape ``(prompts, n)`` within each prompt, then average over prompts."""
+    return (pair.prompt_probability * terms.sum(axis=1)).sum()
 
 
 def running_sum(terms: list[Array], pair: TabularPair) -> list[Array]:
