@@ -11,8 +11,8 @@ from trbounds.oracle.instances import (
     two_step_tight,
     two_valued_ratio,
 )
-from trbounds.oracle.rewards import variance_worst_reward, worst_reward
 from trbounds.oracle.profiles import profile_of
+from trbounds.oracle.rewards import variance_worst_reward, worst_reward
 from trbounds.oracle.tabular import TabularPair
 
 __all__ = [
