@@ -5,14 +5,17 @@ Importing this package loads numpy only; pyarrow is imported when a file needs i
 
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.reading import expand_paths, open_trace
+from trbounds.traces.summary import TraceSummary, summarize
 from trbounds.traces.validate import ReadOptions, validate
 from trbounds.traces.writing import write_parquet
 
 __all__ = [
     "ReadOptions",
     "TraceBatch",
+    "TraceSummary",
     "expand_paths",
     "open_trace",
+    "summarize",
     "validate",
     "write_parquet",
 ]

@@ -14,9 +14,9 @@ from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
 
 __all__ = ["Ragged", "ReadOptions", "assemble", "validate"]
 
-LOWEST_SAMPLED_LOGPROB = -150.0
-"""A token of probability below e^-150 is never sampled: such a value is a filler. The limit
-also keeps every fourth power of a ratio inside float64."""
+LOWEST_SAMPLED_LOGPROB = -100.0
+"""A token of probability below e^-100 is never sampled: such a value is a filler. The limit
+also keeps fourth powers of a ratio well inside float64."""
 
 _RANGES = {
     "rollout_logprobs": (LOWEST_SAMPLED_LOGPROB, 0.0),
@@ -74,7 +74,7 @@ class ReadOptions:
     on_error: str = "fail"
     on_skip: Callable[[InputError], None] = field(default=_forget)
     batch_tokens: int = 65_536
-    max_length: int = 262_144
+    max_length: int = 131_072
 
     def __post_init__(self) -> None:
         low, high = self.reward_range
@@ -118,9 +118,9 @@ def validate(batch: TraceBatch, *, reward_range: tuple[float, float] = (0.0, 1.0
     ------
     InputError
         For the first record with an inadmissible value, naming file, record, field, what was
-        found and what was expected. Admissible are: ``rollout_logprobs`` in [-150, 0],
+        found and what was expected. Admissible are: ``rollout_logprobs`` in [-100, 0],
         ``train_logprobs`` in [-1e4, 0], ``kl`` and ``entropy`` in [0, 1e4], ``tv`` in [0, 1],
-        ``chi2`` in [0, e^150], finite ``advantages``, ``reward`` in ``reward_range``,
+        ``chi2`` in [0, e^100], finite ``advantages``, ``reward`` in ``reward_range``,
         ``temperature`` and ``top_p`` above 0.
     """
     _check_shapes(batch)

@@ -1,0 +1,201 @@
+"""Per-position sums and maxima: position t is the t-th token that counts in a sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.errors import InputError
+from trbounds.traces.compensated import CompensatedSum, grow
+from trbounds.traces.token_terms import TokenTerms
+
+__all__ = ["PositionSums"]
+
+Floats = NDArray[np.float64]
+
+_MEANS = ("tv", "kl", "chi2", "abs_ratio", "square", "k3", "ratio")
+_SQUARED = ("tv", "kl", "chi2", "square", "k3")
+_SQUARE_OF = {"abs_ratio": "square", "ratio": "square"}
+_MAXIMA = ("tv", "kl", "chi2", "abs_log_ratio")
+_SPLITTER = 1.5 * 2.0**32
+
+
+class PositionSums:
+    """Sums over sequences at each position, 0 after a sequence's end.
+
+    Quantities: ``tv``, ``kl``, ``chi2`` (as logged), and of the sampled token ``abs_ratio``
+    (``|rho - 1|``), ``square`` (``(rho - 1)^2``), ``k3`` and ``ratio`` (``rho - 1``).
+    Array entry ``t - 1`` belongs to position ``t``.
+    """
+
+    def __init__(self) -> None:
+        self.n_sequences = 0
+        self.alive: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._sums = {name: CompensatedSum.zeros() for name in _MEANS}
+        self._squares = {name: CompensatedSum.zeros() for name in _SQUARED}
+        self._maxima: dict[str, Floats] = {name: np.zeros(0) for name in _MAXIMA}
+
+    @property
+    def T(self) -> int:
+        """Longest sequence, in tokens that count."""
+        return int(self.alive.size)
+
+    def mean(self, name: str) -> Floats:
+        """Mean over all sequences at each position, absorbed ones counting 0.
+
+        Parameters
+        ----------
+        name : str
+            A quantity of this class.
+
+        Returns
+        -------
+        ndarray, shape (T,)
+
+        Raises
+        ------
+        InputError
+            If the quantity is unknown or there is no sequence.
+        """
+        self._check(name, _MEANS)
+        return self._sums[name].value / self.n_sequences
+
+    def standard_error(self, name: str) -> Floats:
+        """Standard error of :meth:`mean`, sequences taken as independent.
+
+        A sequence has one token at a position, so these are also clustered by sequence. NaN with
+        fewer than two sequences.
+        """
+        self._check(name, _MEANS)
+        n = self.n_sequences
+        if n < 2:
+            return np.full(self.T, np.nan)
+        source = _SQUARE_OF.get(name)
+        squares = self._sums[source] if source else self._squares[name]
+        variance = squares.value / n - self.mean(name) ** 2
+        return np.sqrt(np.maximum(variance, 0.0) / (n - 1))
+
+    def maximum(self, name: str) -> Floats:
+        """Largest observed value at each position of ``tv``, ``kl``, ``chi2``, ``abs_log_ratio``.
+
+        Raises
+        ------
+        InputError
+            If the quantity is unknown.
+        """
+        self._check(name, _MAXIMA)
+        return self._maxima[name]
+
+    @classmethod
+    def of(cls, terms: TokenTerms) -> PositionSums:
+        """Sum a block."""
+        out = cls()
+        batch = terms.batch
+        out.n_sequences = batch.n_sequences
+        if batch.n_tokens == 0:
+            return out
+        order, starts, out.alive = _position_major(batch.offsets)
+        ratio = terms.ratio.take(order)
+        columns = {"ratio": ratio, "abs_ratio": np.abs(ratio), "square": ratio * ratio}
+        columns["k3"] = terms.k3.take(order)
+        columns["abs_log_ratio"] = np.abs(terms.log_ratio.take(order))
+        for name in ("tv", "kl", "chi2"):
+            values = getattr(batch, name)
+            if values is not None:
+                columns[name] = values.take(order)
+        for name, values in columns.items():
+            if name == "ratio":
+                # Of either sign: split so that the larger parts add without rounding.
+                large = (values + _SPLITTER) - _SPLITTER
+                out._sums[name].add(np.add.reduceat(large, starts))
+                out._sums[name].add(np.add.reduceat(values - large, starts))
+            elif name in out._sums:
+                out._sums[name].add(np.add.reduceat(values, starts))
+            if name in out._squares:
+                out._squares[name].add(np.add.reduceat(values * values, starts))
+            if name in out._maxima:
+                out._maxima[name] = np.maximum.reduceat(values, starts)
+        out._grow(out.T)
+        return out
+
+    def absorb(self, other: PositionSums) -> None:
+        """Add another in place."""
+        self.n_sequences += other.n_sequences
+        self._grow(other.T)
+        self.alive[: other.T] += other.alive
+        for name in _MEANS:
+            self._sums[name].absorb(other._sums[name])
+        for name in _SQUARED:
+            self._squares[name].absorb(other._squares[name])
+        for name in _MAXIMA:
+            mine = self._maxima[name][: other.T]
+            np.maximum(mine, other._maxima[name], out=mine)
+
+    def copy(self) -> PositionSums:
+        """Return an independent copy."""
+        return PositionSums.from_state(
+            {name: values.copy() for name, values in self.state().items()}
+        )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything as named arrays."""
+        out: dict[str, NDArray[Any]] = {
+            "n_sequences": np.array([self.n_sequences]),
+            "alive": self.alive,
+        }
+        for prefix, sums in (("sum", self._sums), ("squares", self._squares)):
+            for name, total in sums.items():
+                out[f"{prefix}_{name}"] = np.stack([total.high, total.low])
+        for name, values in self._maxima.items():
+            out[f"max_{name}"] = values
+        return out
+
+    @classmethod
+    def from_state(cls, state: dict[str, NDArray[Any]]) -> PositionSums:
+        """Rebuild from :meth:`state`."""
+        out = cls()
+        out.n_sequences = int(state["n_sequences"][0])
+        out.alive = state["alive"]
+        for prefix, sums in (("sum", out._sums), ("squares", out._squares)):
+            for name in sums:
+                high, low = state[f"{prefix}_{name}"]
+                sums[name] = CompensatedSum(high, low)
+        out._maxima = {name: state[f"max_{name}"] for name in _MAXIMA}
+        return out
+
+    def _grow(self, size: int) -> None:
+        self.alive = np.asarray(grow(self.alive, size), dtype=np.int64)
+        for total in (*self._sums.values(), *self._squares.values()):
+            total.add(np.zeros(size))
+        for name in _MAXIMA:
+            self._maxima[name] = np.asarray(grow(self._maxima[name], size), dtype=np.float64)
+
+    def _check(self, name: str, known: tuple[str, ...]) -> None:
+        if name not in known:
+            raise InputError(f"found {name!r}, expected one of {', '.join(known)}", field="name")
+        if self.n_sequences == 0:
+            raise InputError("the summary holds no sequence")
+
+
+def _position_major(
+    offsets: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Order tokens by position; say where each position starts and how many tokens it has.
+
+    Sequences are ranked by length, longest first, so that those alive at a position are the
+    first ranks and a token's place is known without sorting tokens.
+    """
+    lengths = np.diff(offsets)
+    n_tokens = int(offsets[-1])
+    rank = np.empty_like(lengths)
+    rank[np.argsort(-lengths, kind="stable")] = np.arange(lengths.size)
+    alive = lengths.size - np.cumsum(np.bincount(lengths))[:-1]
+    starts = np.concatenate([[0], np.cumsum(alive)[:-1]])
+    tokens = np.arange(n_tokens, dtype=np.int64)
+    place = starts.take(tokens - np.repeat(offsets[:-1], lengths))
+    place += np.repeat(rank, lengths)
+    order = np.empty(n_tokens, dtype=np.int64)
+    order[place] = tokens
+    return order, starts, alive

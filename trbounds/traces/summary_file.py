@@ -1,0 +1,218 @@
+"""Summaries on disk: a ``.tbs`` file is an uncompressed zip of ``summary.json`` and arrays.
+
+Nothing in it is executed or unpickled. Members are stored, not compressed, so that a small file
+cannot unfold into a large one, and an array header must agree with the bytes that follow it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import zipfile
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.errors import InputError
+from trbounds.traces.extremes import Extreme
+from trbounds.traces.histogram import Histogram
+from trbounds.traces.position_sums import PositionSums
+from trbounds.traces.sequence_table import COLUMNS, SequenceTable
+from trbounds.traces.stopping import BUDGETS, StoppedSums
+from trbounds.traces.summary import Skipped, TraceSummary
+from trbounds.traces.writing import replacing
+
+__all__ = ["load", "save"]
+
+_FORMAT = "trbounds-summary"
+_VERSION = 1
+_STAMP = (1980, 1, 1, 0, 0, 0)
+
+
+def save(summary: TraceSummary, path: str | os.PathLike[str]) -> None:
+    """Write a summary.
+
+    Equal summaries give equal bytes. Written under a temporary name, then renamed.
+
+    Parameters
+    ----------
+    summary : TraceSummary
+        The summary.
+    path : path
+        Where to; ``.tbs`` by convention.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written, or the summary holds a record twice.
+    """
+    arrays = _arrays(summary)
+    text = json.dumps(_document(summary), sort_keys=True, allow_nan=False).encode()
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("summary.json", _STAMP), text)
+        for name in sorted(arrays):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(arrays[name]), (1, 0), False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _STAMP), buffer.getbuffer())
+
+
+def load(path: str | os.PathLike[str]) -> TraceSummary:
+    """Read a summary.
+
+    Parameters
+    ----------
+    path : path
+        A file written by :func:`save`.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, damaged, not a summary, or of another version.
+    """
+    file = os.fspath(path)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            document = json.loads(_member(archive, "summary.json"))
+            _check_version(document, file)
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            arrays = {name[:-4]: _array(_member(archive, name)) for name in names}
+        return _rebuild(document, arrays)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError("no such file", file=file) from None
+    except (
+        AttributeError,
+        KeyError,
+        IndexError,
+        NotImplementedError,
+        OSError,
+        RecursionError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InputError(f"not a readable trbounds summary: {error}", file=file) from None
+
+
+def _check_version(document: Any, file: str) -> None:
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise InputError("not a trbounds summary", file=file)
+    if document.get("version") != _VERSION:
+        raise InputError(
+            f"found version {document.get('version')!r}, expected {_VERSION}: summarise the trace "
+            "again",
+            file=file,
+        )
+
+
+def _document(summary: TraceSummary) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "reward_range": list(summary.reward_range),
+        "files": summary.files,
+        "counts": {name: count for name, count in summary.counts.items() if count},
+        "present": None if summary.present is None else sorted(summary.present),
+        "seen": sorted(summary.seen),
+        "extremes": {name: list(extreme) for name, extreme in summary.extremes.items()},
+        "skipped": [[s.file, s.record, s.field, s.problem] for s in summary.skipped],
+    }
+
+
+def _arrays(summary: TraceSummary) -> dict[str, NDArray[Any]]:
+    arrays = {f"sequences/{name}": summary.sequences[name] for name in COLUMNS}
+    for prefix, state in (
+        ("positions", summary.positions.state()),
+        ("stopped", summary.stopped.state()),
+    ):
+        for name, values in state.items():
+            # One rounding of each sum, so that equal totals are equal bytes whatever the order.
+            rounded = _renormalised(values) if values.ndim == 2 else values
+            arrays[f"{prefix}/{name}"] = rounded
+    for name, histogram in summary.histograms.items():
+        arrays[f"histograms/{name}"] = histogram.counts
+    arrays["budgets"] = BUDGETS
+    return arrays
+
+
+def _renormalised(pair: NDArray[Any]) -> NDArray[Any]:
+    high = pair[0] + pair[1]
+    return np.stack([high, pair[1] - (high - pair[0])])
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    return archive.read(info)
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("unknown array format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if fortran or dtype.hasobject:
+        raise ValueError("unexpected array layout")
+    body = data[stream.tell() :]
+    if math.prod(shape) * dtype.itemsize != len(body):
+        raise ValueError("an array header does not match its data")
+    return np.frombuffer(body, dtype=dtype).reshape(shape).copy()
+
+
+def _rebuild(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> TraceSummary:
+    low, high = document["reward_range"]
+    out = TraceSummary(reward_range=(low, high))
+    if not np.array_equal(arrays["budgets"], BUDGETS):
+        raise ValueError("another grid of budgets")
+    table = {name: _typed(arrays[f"sequences/{name}"], kind) for name, kind in COLUMNS.items()}
+    sizes = {column.shape for column in table.values()}
+    files = [str(file) for file in document["files"]]
+    n = table["file"].size
+    if sizes != {(n,)} or (n and not 0 <= table["file"].min() <= table["file"].max() < len(files)):
+        raise ValueError("the table of sequences is inconsistent")
+    out._files = files
+    out._table = SequenceTable([table])
+    out._sorted = False
+    out.positions = PositionSums.from_state(_state(arrays, "positions/", PositionSums().state()))
+    out.stopped = StoppedSums.from_state(_state(arrays, "stopped/", StoppedSums().state()))
+    reference = Histogram().counts
+    for name, values in arrays.items():
+        if name.startswith("histograms/"):
+            if values.shape != reference.shape:
+                raise ValueError("a histogram has another number of bins")
+            out.histograms[name.removeprefix("histograms/")] = Histogram(
+                _typed(values, reference.dtype)
+            )
+    out.counts = Counter({str(name): int(count) for name, count in document["counts"].items()})
+    out.present = None if document["present"] is None else frozenset(document["present"])
+    out.seen = frozenset(document["seen"])
+    for name, (value, file, record, position) in document["extremes"].items():
+        out.extremes[name] = Extreme(float(value), str(file), int(record), int(position))
+    out._skipped = frozenset(Skipped(*fields) for fields in document["skipped"])
+    return out
+
+
+def _typed(values: NDArray[Any], kind: Any) -> NDArray[Any]:
+    if values.dtype != np.dtype(kind):
+        raise ValueError(f"found {values.dtype}, expected {np.dtype(kind)}")
+    return values
+
+
+def _state(
+    arrays: dict[str, NDArray[Any]], prefix: str, like: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Take the arrays of one part; each must have the type and rank of an empty part's."""
+    out = {name: _typed(arrays[prefix + name], values.dtype) for name, values in like.items()}
+    longest = max(values.shape[-1] for values in out.values())
+    for name, values in like.items():
+        expected = values.shape if values.shape[-1] else (*values.shape[:-1], longest)
+        if out[name].shape != expected:
+            raise ValueError(f"{prefix}{name} has shape {out[name].shape}, expected {expected}")
+    return out

@@ -1,0 +1,121 @@
+"""Everything the summary needs of each token, computed once per block of tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.traces.batch import TraceBatch, reduce_segments
+
+__all__ = ["LOG_WEIGHT_CAP", "TokenTerms", "k3_of", "prefix_sum", "shift_prefix_sum"]
+
+Floats = NDArray[np.float64]
+
+LOG_WEIGHT_CAP = 100.0
+"""Prefix weights W saturate at e^100, so that their squares stay inside float64. Under a rollout
+policy that covers the training policy this has probability below e^-100; logs with a fault in
+them (a wrong temperature, say) do reach it, and the summary counts those sequences."""
+
+_SERIES_LIMIT = 0.25
+_SERIES = [1.0 / math.factorial(n) for n in range(2, 14)]
+
+
+def k3_of(log_ratio: Floats, ratio_minus_one: Floats) -> Floats:
+    """``k3 = rho - 1 - log rho``, to 3e-15 relative.
+
+    Where ``|log rho| <= 1/4`` the subtraction would cancel: the Taylor series to order 13 is
+    used there (truncation below 1e-18 relative).
+    """
+    series = np.full_like(log_ratio, _SERIES[-1])
+    for coefficient in reversed(_SERIES[:-1]):
+        series *= log_ratio
+        series += coefficient
+    series *= log_ratio
+    series *= log_ratio
+    large = np.abs(log_ratio) > _SERIES_LIMIT
+    np.subtract(ratio_minus_one, log_ratio, out=series, where=large)
+    return series
+
+
+def prefix_sum(values: Floats, offsets: NDArray[np.int64]) -> Floats:
+    """Within each segment, the sum of the entries up to and including each entry.
+
+    One running sum over the whole block, from which each segment's total is taken out where the
+    next one starts: the running value stays of the size of one segment, so nothing cancels.
+    Never decreases within a segment of non-negative values.
+    """
+    starts = _filled_starts(offsets)
+    if not starts.size:
+        return values.copy()
+    steps = values.copy()
+    steps[starts[1:]] -= np.add.reduceat(values, starts)[:-1]
+    running = np.cumsum(steps, out=steps)
+    # What rounding left of the segments before: of the order of one unit in the last place.
+    drift = running[starts] - values[starts]
+    running -= np.repeat(drift, np.diff(np.append(starts, values.size)))
+    return running
+
+
+def shift_prefix_sum(inclusive: Floats, offsets: NDArray[np.int64]) -> Floats:
+    """Turn the result of :func:`prefix_sum` into the sums before each entry."""
+    out = np.empty_like(inclusive)
+    out[1:] = inclusive[:-1]
+    out[_filled_starts(offsets)] = 0.0
+    return out
+
+
+def _filled_starts(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    return offsets[:-1][offsets[1:] > offsets[:-1]]
+
+
+@dataclass(frozen=True)
+class TokenTerms:
+    """Per-token quantities of a block of sequences without masked tokens.
+
+    Parameters
+    ----------
+    batch : TraceBatch
+        The block.
+    log_ratio, ratio, abs_ratio, square, k3 : ndarray
+        ``log rho``, ``rho - 1``, ``|rho - 1|``, ``(rho - 1)^2``, ``rho - 1 - log rho``.
+    log_weight_before : ndarray
+        ``log W_{t-1}``: the sum of ``log rho`` over the earlier tokens of the sequence.
+    """
+
+    batch: TraceBatch
+    log_ratio: Floats
+    ratio: Floats
+    abs_ratio: Floats
+    square: Floats
+    k3: Floats
+    log_weight_before: Floats
+
+    @classmethod
+    def of(cls, batch: TraceBatch) -> TokenTerms:
+        """Compute the terms of a batch that has no mask."""
+        log_ratio = batch.log_ratio
+        ratio = np.expm1(log_ratio)
+        return cls(
+            batch=batch,
+            log_ratio=log_ratio,
+            ratio=ratio,
+            abs_ratio=np.abs(ratio),
+            square=ratio * ratio,
+            k3=k3_of(log_ratio, ratio),
+            log_weight_before=shift_prefix_sum(prefix_sum(log_ratio, batch.offsets), batch.offsets),
+        )
+
+    def capped_log_weight_before(self) -> Floats:
+        """``min(log W_{t-1}, 100)``."""
+        return np.minimum(self.log_weight_before, LOG_WEIGHT_CAP)
+
+    def sum_by_sequence(self, values: Floats) -> Floats:
+        """Sum over each sequence (pairwise within it)."""
+        return np.asarray(reduce_segments(np.add, values, self.batch.offsets))
+
+    def max_by_sequence(self, values: Floats) -> Floats:
+        """Largest entry of each sequence; 0 for an empty one."""
+        return np.asarray(reduce_segments(np.maximum, values, self.batch.offsets))
