@@ -77,9 +77,8 @@ def _key(name: str, extreme: Extreme) -> tuple[float, str, int, int]:
 
 def _candidates(terms: TokenTerms) -> Iterator[tuple[str, Floats]]:
     batch = terms.batch
-    size = np.abs(terms.log_ratio)
-    yield "abs_log_ratio_max", size
-    yield "k2_min", 0.5 * size * size
+    yield "abs_log_ratio_max", terms.abs_log_ratio
+    yield "k2_min", 0.5 * terms.abs_log_ratio * terms.abs_log_ratio
     yield "k3_min", terms.k3
     for name in ("kl", "tv", "chi2", "entropy"):
         values = getattr(batch, name)
@@ -90,8 +89,9 @@ def _candidates(terms: TokenTerms) -> Iterator[tuple[str, Floats]]:
         yield "pinsker_excess", batch.tv - np.sqrt(0.5 * batch.kl)
     if batch.tv is not None and batch.chi2 is not None:
         yield "tv_chi2_excess", batch.tv - 0.5 * np.sqrt(batch.chi2)
+    if terms.kl_log_chi2_excess is not None:
+        yield "kl_log_chi2_excess", terms.kl_log_chi2_excess
     if batch.kl is not None and batch.chi2 is not None:
-        yield "kl_log_chi2_excess", batch.kl - np.log1p(batch.chi2)
         ratio = np.zeros_like(batch.kl)
         # Below the smallest normal number a quotient would measure rounding only.
         np.divide(batch.chi2, batch.kl, out=ratio, where=batch.kl > np.finfo(np.float64).tiny)

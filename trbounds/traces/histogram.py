@@ -93,7 +93,7 @@ def token_histograms(terms: TokenTerms) -> dict[str, Histogram]:
     ``k2 = (log rho)^2 / 2`` grows with ``|log rho|``: its quantiles follow from the first.
     """
     batch = terms.batch
-    values = {"abs_log_ratio": np.abs(terms.log_ratio), "k3": terms.k3}
+    values = {"abs_log_ratio": terms.abs_log_ratio, "k3": terms.k3}
     for name in ("kl", "tv", "chi2", "entropy"):
         column = getattr(batch, name)
         if column is not None:

@@ -100,7 +100,7 @@ class PositionSums:
         ratio = terms.ratio.take(order)
         columns = {"ratio": ratio, "abs_ratio": np.abs(ratio), "square": ratio * ratio}
         columns["k3"] = terms.k3.take(order)
-        columns["abs_log_ratio"] = np.abs(terms.log_ratio.take(order))
+        columns["abs_log_ratio"] = terms.abs_log_ratio.take(order)
         for name in ("tv", "kl", "chi2"):
             values = getattr(batch, name)
             if values is not None:

@@ -101,7 +101,7 @@ class SequenceTable:
             "square_sum": terms.sum_by_sequence(terms.square),
             "k3_sum": terms.sum_by_sequence(terms.k3),
             "rollout_logprob_sum": terms.sum_by_sequence(batch.rollout_logprobs),
-            "k2_max": 0.5 * terms.max_by_sequence(np.abs(terms.log_ratio)) ** 2,
+            "k2_max": 0.5 * terms.max_by_sequence(terms.abs_log_ratio) ** 2,
             "finished": np.full(n, -1) if batch.finished is None else batch.finished,
         }
         for name in ("kl", "tv", "chi2", "entropy"):
@@ -165,7 +165,7 @@ def _residual_path(terms: TokenTerms) -> NDArray[np.float64]:
     chi2 = terms.batch.chi2
     if chi2 is None:
         return np.full(terms.batch.n_sequences, np.nan)
-    values = np.expm1(terms.capped_log_weight_before())
+    values = np.expm1(terms.log_weight_before)
     values *= values
     values *= chi2
     return terms.sum_by_sequence(values)

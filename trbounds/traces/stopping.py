@@ -77,7 +77,7 @@ class StoppedSums:
         first = np.repeat(np.cumsum(repeats) - repeats, repeats)
         budget = np.arange(int(repeats.sum())) - first
         budget += np.repeat(exceeded[tokens] - repeats, repeats)
-        weight = np.repeat(np.exp(terms.capped_log_weight_before()[tokens]), repeats)
+        weight = np.repeat(np.exp(terms.log_weight_before[tokens]), repeats)
         owners = np.searchsorted(offsets, tokens, side="right") - 1
         totals = terms.sum_by_sequence(chi2)
         tail = np.repeat(np.maximum(totals[owners] - before[tokens], 0.0), repeats)

@@ -24,7 +24,7 @@ from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.reading import Paths, expand_paths, open_trace
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.stopping import StoppedSums
-from trbounds.traces.token_terms import LOG_WEIGHT_CAP, TokenTerms
+from trbounds.traces.token_terms import TokenTerms
 
 __all__ = ["COUNTS", "Skipped", "TraceSummary", "summarize"]
 
@@ -295,21 +295,18 @@ def _first_skipped(skipped: frozenset[Skipped]) -> frozenset[Skipped]:
 
 def _count(terms: TokenTerms, block: TraceBatch) -> Counter[str]:
     batch = terms.batch
-    over = terms.log_weight_before > LOG_WEIGHT_CAP
     counts = {
         "tokens": batch.n_tokens,
         "masked_tokens": block.n_tokens - batch.n_tokens,
         "finished": 0 if batch.finished is None else np.count_nonzero(batch.finished),
+        "saturated_sequences": terms.saturated,
         "empty_sequences": np.count_nonzero(batch.lengths == 0),
         "equal_logprobs": batch.n_tokens - np.count_nonzero(terms.log_ratio),
         "zero_rollout_logprobs": batch.n_tokens - np.count_nonzero(batch.rollout_logprobs),
         "zero_train_logprobs": batch.n_tokens - np.count_nonzero(batch.train_logprobs),
     }
-    if over.any():
-        flags = terms.max_by_sequence(over.astype(np.float64))
-        counts["saturated_sequences"] = np.count_nonzero(flags)
-    if batch.kl is not None and batch.chi2 is not None:
-        counts["kl_above_log_chi2"] = np.count_nonzero(batch.kl > np.log1p(batch.chi2))
+    if terms.kl_log_chi2_excess is not None:
+        counts["kl_above_log_chi2"] = np.count_nonzero(terms.kl_log_chi2_excess > 0.0)
     truncated = np.zeros(batch.n_sequences, dtype=bool)
     if batch.top_p is not None:
         truncated |= batch.top_p < 1.0

@@ -79,38 +79,55 @@ class TokenTerms:
     ----------
     batch : TraceBatch
         The block.
-    log_ratio, ratio, abs_ratio, square, k3 : ndarray
-        ``log rho``, ``rho - 1``, ``|rho - 1|``, ``(rho - 1)^2``, ``rho - 1 - log rho``.
+    log_ratio, abs_log_ratio, ratio, abs_ratio, square, k3 : ndarray
+        ``log rho``, ``|log rho|``, ``rho - 1``, ``|rho - 1|``, ``(rho - 1)^2``,
+        ``rho - 1 - log rho``.
     log_weight_before : ndarray
-        ``log W_{t-1}``: the sum of ``log rho`` over the earlier tokens of the sequence.
+        ``log W_{t-1}``: the sum of ``log rho`` over the earlier tokens of the sequence, at most
+        100.
+    saturated : int
+        Sequences of which ``log_weight_before`` was cut at 100.
+    kl_log_chi2_excess : ndarray or None
+        ``kl - log(1 + chi2)``, where both are logged.
     """
 
     batch: TraceBatch
     log_ratio: Floats
+    abs_log_ratio: Floats
     ratio: Floats
     abs_ratio: Floats
     square: Floats
     k3: Floats
     log_weight_before: Floats
+    saturated: int
+    kl_log_chi2_excess: Floats | None
 
     @classmethod
     def of(cls, batch: TraceBatch) -> TokenTerms:
         """Compute the terms of a batch that has no mask."""
         log_ratio = batch.log_ratio
         ratio = np.expm1(log_ratio)
+        before = shift_prefix_sum(prefix_sum(log_ratio, batch.offsets), batch.offsets)
+        saturated = 0
+        if before.size and before.max() > LOG_WEIGHT_CAP:
+            over = np.flatnonzero(before > LOG_WEIGHT_CAP)
+            saturated = np.unique(np.searchsorted(batch.offsets, over, side="right")).size
+            np.minimum(before, LOG_WEIGHT_CAP, out=before)
+        excess = None
+        if batch.kl is not None and batch.chi2 is not None:
+            excess = batch.kl - np.log1p(batch.chi2)
         return cls(
             batch=batch,
             log_ratio=log_ratio,
+            abs_log_ratio=np.abs(log_ratio),
             ratio=ratio,
             abs_ratio=np.abs(ratio),
             square=ratio * ratio,
             k3=k3_of(log_ratio, ratio),
-            log_weight_before=shift_prefix_sum(prefix_sum(log_ratio, batch.offsets), batch.offsets),
+            log_weight_before=before,
+            saturated=saturated,
+            kl_log_chi2_excess=excess,
         )
-
-    def capped_log_weight_before(self) -> Floats:
-        """``min(log W_{t-1}, 100)``."""
-        return np.minimum(self.log_weight_before, LOG_WEIGHT_CAP)
 
     def sum_by_sequence(self, values: Floats) -> Floats:
         """Sum over each sequence (pairwise within it)."""
