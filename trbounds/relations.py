@@ -188,6 +188,12 @@ RELATIONS: tuple[Relation, ...] = (
         lambda p, k: p.xp.minimum(k["tv_total"], p.xp.ones_like(k["tv_total"])),
     ),
     Relation("tv_seq", ("tv_max",), "tv_seq <= 1 - (1 - tv_max)^T", _one_minus_power),
+    Relation(
+        "reward_var",
+        (),
+        "reward_var <= (r_hi - r_lo)^2 / 4",
+        lambda p, k: p.xp.full_like(p.T, p.reward_width**2 / 4),
+    ),
 )
 
 
