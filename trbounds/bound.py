@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from trbounds.arrays import array_namespace, asarray_float64, is_numpy
 from trbounds.errors import InputError
 from trbounds.profile import POSITION_FIELDS, DivergenceProfile
 from trbounds.special import entropy_dual_gain
+from trbounds.theorem import Kind, Source, Theorem
 
 if TYPE_CHECKING:
-    from trbounds.derivation import Derivation
     from trbounds.oracle import TabularPair
-    from trbounds.symbolic import Statement
 
 __all__ = ["ABSOLUTE_CONTINUITY", "Assessment", "Bound", "Kind", "Relaxation", "Source"]
 
@@ -23,38 +21,6 @@ ABSOLUTE_CONTINUITY = "the training policy gives no probability to tokens that t
 
 # Elements evaluated at a time: small enough that temporaries stay in cache.
 _BLOCK = 16_384
-
-
-class Kind(Enum):
-    """How strong a bound is."""
-
-    UPPER = "upper"
-    TIGHT = "tight"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a bound comes from.
-
-    Parameters
-    ----------
-    work : str
-        ``"TRM v2"``, ``"TRM v3"`` (arXiv 2512.23075) or ``"trbounds"``.
-    place : str
-        Theorem, section or equation.
-    """
-
-    work: str
-    place: str
-
-    @property
-    def is_paper(self) -> bool:
-        """Whether a paper printed the bound."""
-        return self.work != "trbounds"
-
-    def __str__(self) -> str:
-        """Return work and place as one phrase."""
-        return f"{self.work}, {self.place}" if self.place else self.work
 
 
 @dataclass(frozen=True)
@@ -109,29 +75,18 @@ class Assessment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bound:
+class Bound(Theorem):
     """An upper bound on |Error| = |J(pi) - J(mu) - L'|, with its statement and its proof.
+
+    A theorem about a policy pair: `requires` names fields of the completed profile, and
+    ``formula(profile)`` is the value for rewards in [0, 1].
 
     Parameters
     ----------
-    key : str
-        Name in code and on the command line; also the name of its file.
-    title : str
-        Name for people.
-    source : Source
-        Where it is from.
-    requires : tuple of str
-        The fields of the completed profile that it needs.
-    formula : callable
-        ``formula(profile)`` for rewards in [0, 1]: vectorised, on any array namespace.
-    statement : callable
-        The same value as a sympy expression (imports sympy).
-    derive : callable
-        The proof, as checked steps that end at the statement (imports sympy).
+    key, title, source, requires, formula, statement, derive, rank
+        As of every :class:`~trbounds.theorem.Theorem`. Papers' bounds rank first, in their order.
     growth : float
         Power of ``T`` by which the bound grows when every other quantity is fixed and small.
-    rank : int
-        Place in lists: papers' bounds first, in their order.
     assumes : tuple of str
         Assumptions beyond the profile.
     halves : bool
@@ -142,28 +97,12 @@ class Bound:
         Returns a tabular pair whose |Error| equals the bound: the bound is then tight there.
     """
 
-    key: str
-    title: str
-    source: Source
-    requires: tuple[str, ...]
-    formula: Callable[[DivergenceProfile], Any]
-    statement: Callable[[], Statement]
-    derive: Callable[[], Derivation]
+    quantity: str = "|Error|"
     growth: float
-    rank: int
     assumes: tuple[str, ...] = (ABSOLUTE_CONTINUITY,)
     halves: bool = False
     relaxed: Relaxation | None = None
     attained: Callable[[], TabularPair] | None = None
-
-    @property
-    def kind(self) -> Kind:
-        """Tight where an instance attains the bound, otherwise upper."""
-        return Kind.UPPER if self.attained is None else Kind.TIGHT
-
-    def missing(self, profile: DivergenceProfile) -> tuple[str, ...]:
-        """Return the required fields that a completed profile lacks."""
-        return tuple(name for name in self.requires if getattr(profile, name) is None)
 
     def evaluate(self, profile: DivergenceProfile) -> Any:
         """Evaluate the bound.

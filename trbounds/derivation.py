@@ -299,6 +299,7 @@ class Chain:
 
     def __init__(self, title: str, start: Any) -> None:
         self.title = title
+        self.start = start
         self.current = start
         self._steps: list[Step] = []
 
@@ -355,6 +356,7 @@ class Chain:
                 return Certificate(True, "identity", "the chain ends at the statement")
             return identity(last, statement)()
 
-        claim = sp.Le(sp.Symbol("|Error|", nonnegative=True), statement, evaluate=False)
+        equal = all(isinstance(step.claim, sp.Eq) for step in self._steps)
+        claim = (sp.Eq if equal else sp.Le)(self.start, statement, evaluate=False)
         self._steps.append(Step(claim, "the chain above", check))
         return Derivation(self.title, tuple(self._steps))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mpmath
@@ -143,21 +143,27 @@ def _minimum(f: Any, lower: Any, upper: Any) -> Any:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a bound says: ``|Error| <= value`` for rewards in [0, 1].
+    """What a theorem says: a bound says ``|Error| <= value`` for rewards in [0, 1].
 
     Parameters
     ----------
     value : sympy.Expr
-        In the symbols of :data:`SYMBOLS`.
+        In the symbols of `symbols`.
     relaxed : sympy.Expr, optional
         A simpler, larger form.
     condition : sympy.Rel, optional
         When the relaxed form holds.
+    lower : sympy.Expr, optional
+        Lower bound on the same quantity, where the theorem has one.
+    symbols : mapping of str to sympy.Symbol
+        The symbol of each field; of a profile's by default.
     """
 
     value: Any
     relaxed: Any = None
     condition: Any = None
+    lower: Any = None
+    symbols: Mapping[str, Any] = field(default_factory=lambda: SYMBOLS)
 
     def at(self, values: Mapping[str, Any], *, digits: int = 30) -> Any:
         """Evaluate exactly defined input to many digits.
@@ -165,7 +171,7 @@ class Statement:
         Parameters
         ----------
         values : mapping of str to rational or sequence of rationals
-            Profile fields; ``T`` included; position fields as sequences of length T.
+            Fields (of a profile, ``T`` included; position fields as sequences of length T).
         digits : int
             Decimal digits.
 
@@ -174,20 +180,26 @@ class Statement:
         sympy.Float
             The value.
         """
-        return evaluate(self.value, values, digits=digits)
+        return evaluate(self.value, values, digits=digits, symbols=self.symbols)
 
 
-def evaluate(expr: Any, values: Mapping[str, Any], *, digits: int = 30) -> Any:
-    """Evaluate an expression in the symbols of :data:`SYMBOLS` (see :meth:`Statement.at`)."""
+def evaluate(
+    expr: Any,
+    values: Mapping[str, Any],
+    *,
+    digits: int = 30,
+    symbols: Mapping[str, Any] = SYMBOLS,
+) -> Any:
+    """Evaluate an expression in the symbols of fields (see :meth:`Statement.at`)."""
     scalars: dict[Any, Any] = {}
     entries: dict[Any, Any] = {}
     for name, value in values.items():
-        symbol = SYMBOLS[name]
+        symbol = symbols[name]
         if isinstance(value, Sequence) and not isinstance(value, str):
             entries |= {symbol[i + 1]: _rational(v) for i, v in enumerate(value)}
         else:
             scalars[symbol] = _rational(value)
-    expanded = expr.subs({T: scalars[T]}).doit()
+    expanded = expr.subs({T: scalars[T]}).doit() if T in scalars else expr
     return sp.N(expanded.xreplace(entries).xreplace(scalars), digits)
 
 
