@@ -4,7 +4,7 @@ Importing this package loads numpy only; pyarrow is imported when a file needs i
 """
 
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.reading import expand_paths, open_trace
+from trbounds.traces.reading import example_path, expand_paths, open_trace
 from trbounds.traces.summary import TraceSummary, summarize
 from trbounds.traces.validate import ReadOptions, validate
 from trbounds.traces.writing import write_parquet
@@ -13,6 +13,7 @@ __all__ = [
     "ReadOptions",
     "TraceBatch",
     "TraceSummary",
+    "example_path",
     "expand_paths",
     "open_trace",
     "summarize",

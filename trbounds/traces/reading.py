@@ -14,9 +14,14 @@ from trbounds.traces.reader import detect, find_readers
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["expand_paths", "open_trace"]
+__all__ = ["example_path", "expand_paths", "open_trace"]
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def example_path() -> str:
+    """Path of the small real trace that ships with trbounds (see ``data/README.md``)."""
+    return str(Path(__file__).parents[1] / "data" / "example.jsonl.gz")
 
 
 def expand_paths(paths: Paths) -> list[str]:
@@ -112,7 +117,7 @@ def open_trace(
     --------
     >>> from trbounds.traces import example_path, open_trace
     >>> sum(batch.n_sequences for batch in open_trace(example_path()))
-    64
+    128
     """
     options = ReadOptions(reward_range=reward_range, on_error=on_error)
     if on_skip is not None:
