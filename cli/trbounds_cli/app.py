@@ -1,0 +1,79 @@
+"""The Typer application, made of the one command that is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import typer
+from typer.exceptions import TyperException
+
+from trbounds.errors import TrboundsError
+from trbounds_cli.overview import command_names
+
+__all__ = ["make_app", "run"]
+
+
+def make_app(names: Sequence[str]) -> typer.Typer:
+    """Return an application with the given commands; each file's ``command`` is registered."""
+    app = typer.Typer(
+        name="trbounds",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def trbounds() -> None:
+        """Bounds on the error of an RL surrogate under two policies."""
+
+    for name in names:
+        module = import_module(f"trbounds_cli.commands.{name}")
+        app.command(name)(module.command)
+    return app
+
+
+def run(words: Sequence[str], *, everything: bool = False) -> int:
+    """Run one command line.
+
+    Parameters
+    ----------
+    words : sequence of str
+        The words after ``trbounds``.
+    everything : bool
+        Register all commands (for shell completion) instead of the one asked for.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 1 or 2.
+    """
+    names = command_names()
+    if not everything and (not words or words[0] not in names):
+        return _refuse(f"no command '{words[0]}'" + _suggestion(words[0], names))
+    app = make_app(names if everything else [words[0]])
+    try:
+        code = app(args=list(words), prog_name="trbounds", standalone_mode=False)
+    except TyperException as usage:
+        return _refuse(f"{usage.format_message()} (see 'trbounds {words[0]} --help')")
+    except TrboundsError as problem:
+        return _refuse(str(problem))
+    except BrokenPipeError:
+        return 0
+    except OSError as problem:
+        place = f"{problem.filename}: " if problem.filename else ""
+        return _refuse(f"{place}{problem.strerror or problem}")
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(problem: str) -> int:
+    sys.stderr.write(f"trbounds: error: {problem}\n")
+    return 2
+
+
+def _suggestion(word: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean '{near[0]}'?" if near else "; see 'trbounds --help'"

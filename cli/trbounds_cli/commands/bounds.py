@@ -1,0 +1,41 @@
+"""List every bound: key, statement, order in T, source and what it needs."""
+
+from __future__ import annotations
+
+from trbounds.bounds import all_bounds
+from trbounds_cli.options import AsJson
+from trbounds_cli.output import print_json, print_table
+
+
+def command(json: AsJson = False) -> None:
+    """List every bound on |Error|: key, statement, order in T, source and what it needs.
+
+    Example: `trbounds bounds`
+    """
+    import sympy as sp
+
+    rows = [
+        {
+            "key": bound.key,
+            "title": bound.title,
+            "statement": sp.sstr(bound.statement().value),
+            "order": f"T^{bound.growth:g}",
+            "source": str(bound.source),
+            "kind": bound.kind.value,
+            "requires": list(bound.requires),
+            "assumes": list(bound.assumes),
+        }
+        for bound in all_bounds().values()
+    ]
+    if json:
+        print_json({"bounds": rows})
+        return
+    print_table(
+        "Bounds on |Error| for rewards in [0, 1]",
+        ["key", "statement", "order", "source", "needs"],
+        [
+            [r["key"], r["statement"], r["order"], r["source"], ", ".join(r["requires"])]
+            for r in rows
+        ],
+        ["order: growth in T with every other quantity fixed. Proofs: trbounds derive KEY"],
+    )

@@ -1,0 +1,184 @@
+"""Bounds inverted: how much divergence a budget allows, and up to where a bound can certify."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from scipy.optimize import brentq
+
+from trbounds.bound import Bound, largest_surrogate_gain
+from trbounds.errors import InputError
+from trbounds.profile import POSITION_FIELDS, Conversion, DivergenceProfile
+
+__all__ = ["SOLVABLE", "certifiable_radius", "largest_divergence", "uniform_profile"]
+
+#: Fields a bound can be solved for.
+SOLVABLE = ("kl_max", "kl_seq", "chi2_max", "tv_max", "tv_seq", "chi2_path_max", "kl_path_max")
+
+_SMALLEST, _LARGEST = 1e-280, 1e3
+# Horizons beyond this are not spread out over positions.
+_LONGEST = 1_000_000
+_TOLERANCE = 1e-12
+
+
+def uniform_profile(
+    T: int,
+    kl_max: float,
+    *,
+    chi2_per_kl: float | None = None,
+    conversion: Conversion = "pinsker",
+    **known: Any,
+) -> DivergenceProfile:
+    """Profile in which every position has the largest divergence.
+
+    Parameters
+    ----------
+    T : int
+        Horizon.
+    kl_max : float
+        Token KL, in nats, at every position; hence ``kl_seq = T kl_max``.
+    chi2_per_kl : float, optional
+        Assume ``chi2_max = chi2_per_kl * kl_max``; 2 is the limit of small divergences. Without
+        it nothing is assumed of chi2.
+    conversion : {"pinsker", "sharp"}
+        How a KL becomes a TV.
+    **known : float
+        Further fields.
+
+    Returns
+    -------
+    DivergenceProfile
+        With its position fields filled in up to a horizon of a million.
+    """
+    if chi2_per_kl is not None and "chi2_max" not in known:
+        known["chi2_max"] = chi2_per_kl * kl_max
+    fields = {"kl_max": kl_max, "conversion": conversion, **known}
+    if T > _LONGEST:
+        return DivergenceProfile(T=T, **fields)
+    return DivergenceProfile.uniform(T, **fields)
+
+
+def largest_divergence(
+    bound: Bound,
+    make_profile: Callable[[float], DivergenceProfile],
+    budget: float,
+    *,
+    largest: float = _LARGEST,
+) -> float:
+    """Largest value of one divergence that keeps a bound within a budget.
+
+    Parameters
+    ----------
+    bound : Bound
+        The bound; it does not decrease in any divergence.
+    make_profile : callable
+        The profile as a function of the divergence.
+    budget : float
+        Largest tolerated |Error|, in reward units, above 0.
+    largest : float
+        Where to stop: a bound still within the budget there gives infinity.
+
+    Returns
+    -------
+    float
+        The divergence to 1e-10 relative; infinity if the bound never leaves the budget, and 0 if
+        no divergence above 1e-280 keeps it.
+
+    Raises
+    ------
+    InputError
+        If the budget is not positive, or the profile lacks what the bound needs.
+    """
+    if not (math.isfinite(budget) and budget > 0):
+        raise InputError(f"found {budget}, expected a positive number", field="budget")
+
+    def excess(log_value: float) -> float:
+        value = float(bound.evaluate(make_profile(math.exp(log_value))))
+        return _log(value) - math.log(budget)
+
+    return _first_crossing(excess, _SMALLEST, largest)
+
+
+def certifiable_radius(
+    bound: Bound,
+    T: int,
+    *,
+    chi2_per_kl: float | None = 2.0,
+    reward_var: float | None = None,
+    conversion: Conversion = "pinsker",
+) -> float:
+    """Largest token KL up to which a bound can certify improvement, in a uniform profile.
+
+    Improvement is certified when the surrogate gain exceeds the bound. No gain exceeds
+    ``G(D, v)`` (see the bound ``entropy_dual``), so a bound at or above it never certifies.
+
+    Parameters
+    ----------
+    bound : Bound
+        The bound.
+    T : int
+        Horizon; the sequence KL is ``T kl_max``.
+    chi2_per_kl : float, optional
+        Assume ``chi2_max = chi2_per_kl * kl_max``.
+    reward_var : float, optional
+        Within-prompt variance of a reward in [0, 1]; 1/4 by default.
+    conversion : {"pinsker", "sharp"}
+        How a KL becomes a TV.
+
+    Returns
+    -------
+    float
+        The radius in nats to 1e-10 relative: the bound lies below ``G(D, v)`` for every token KL
+        below it. 0 if the bound can never certify.
+
+    Raises
+    ------
+    InputError
+        If the bound needs a quantity that a uniform profile does not give.
+
+    Notes
+    -----
+    Source: trbounds.
+    """
+    known = {} if reward_var is None else {"reward_var": reward_var}
+
+    def excess(log_kl: float) -> float:
+        profile = uniform_profile(
+            T, math.exp(log_kl), chi2_per_kl=chi2_per_kl, conversion=conversion, **known
+        )
+        return _log(float(bound.evaluate(profile))) - _log(float(largest_surrogate_gain(profile)))
+
+    # Below 1e-40 nothing changes but the exponents; a bound that cannot certify there never can.
+    return _first_crossing(excess, 1e-40, 1e2)
+
+
+def solvable_profile(
+    T: int, field: str, value: float, known: dict[str, Any], conversion: Conversion
+) -> DivergenceProfile:
+    """Profile with one field at a trial value; token maxima are spread over the positions."""
+    if field not in SOLVABLE:
+        raise InputError(f"found '{field}', expected one of {', '.join(SOLVABLE)}", field="for")
+    fields = {**known, field: value, "conversion": conversion}
+    if T > _LONGEST or any(name in fields for name in POSITION_FIELDS):
+        return DivergenceProfile(T=T, **fields)
+    return DivergenceProfile.uniform(T, **fields)
+
+
+def _first_crossing(excess: Callable[[float], float], smallest: float, largest: float) -> float:
+    """Where an increasing function of a logarithm first reaches 0, scanning up by powers of e."""
+    low, end = math.log(smallest), math.log(largest)
+    if excess(low) >= 0:
+        return 0.0
+    step = 2.0
+    while low < end:
+        high = min(low + step, end)
+        if excess(high) >= 0:
+            return math.exp(brentq(excess, low, high, xtol=_TOLERANCE, rtol=_TOLERANCE))
+        low = high
+    return math.inf
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
