@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
@@ -11,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.divergences.exact import Divergences
+from trbounds.divergences.exact import Divergences, divergences
 from trbounds.errors import InputError, MissingDependency
 from trbounds.logits.numpy_kernel import COLUMNS, NumpyKernel
 
@@ -19,6 +18,10 @@ __all__ = ["Engine", "Precision", "row_divergences"]
 
 Precision = Literal["float64", "float32"]
 Engine = Literal["auto", "numpy", "numba"]
+
+# Up to this vocabulary the rows are taken in blocks of this many logits.
+_SMALL_VOCABULARY = 4096
+_SMALL_BLOCK = 32_768
 
 _LOGIT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -49,6 +52,7 @@ def row_divergences(
         "auto" takes numba where it is installed.
     threads : int, optional
         Number of threads that share the rows; the number of usable cores by default.
+        Vocabularies up to 4096 take one thread, float64 and numpy whatever is asked for.
 
     Returns
     -------
@@ -67,24 +71,56 @@ def row_divergences(
     if precision not in ("float64", "float32"):
         raise InputError(f"found {precision!r}, expected 'float64' or 'float32'", field="precision")
     n = rollout_logits.shape[0]
-    workers = max(1, min(threads or len(os.sched_getaffinity(0)), n))
-    sums = np.empty((n, len(COLUMNS)))
+    if rollout_logits.shape[1] <= _SMALL_VOCABULARY:
+        sums = _small_rows(rollout_logits, train_logits)
+    else:
+        sums = _large_rows(rollout_logits, train_logits, precision, engine, threads)
+    return Divergences(**{name: sums[:, k].copy() for k, name in enumerate(COLUMNS)})
 
-    def work(rows: Iterator[int]) -> None:
+
+def _small_rows(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """Take many short rows at once: one by one, the calls would cost more than the sums."""
+    sums = np.empty((x.shape[0], len(COLUMNS)))
+    step = max(1, _SMALL_BLOCK // x.shape[1])
+    for start in range(0, x.shape[0], step):
+        rows = slice(start, start + step)
+        try:
+            part = divergences(x[rows].astype(np.float64), y[rows].astype(np.float64))
+        except InputError as error:
+            raise _in_row(error, start + (error.record or 0)) from None
+        for k, name in enumerate(COLUMNS):
+            sums[rows, k] = getattr(part, name)
+    return sums
+
+
+def _large_rows(
+    x: NDArray[Any], y: NDArray[Any], precision: Precision, engine: Engine, threads: int | None
+) -> NDArray[np.float64]:
+    n = x.shape[0]
+    sums = np.empty((n, len(COLUMNS)))
+    workers = max(1, min(threads or len(os.sched_getaffinity(0)), n))
+
+    def work(first: int) -> None:
         kernel = _make_kernel(engine, precision)
-        for i in rows:
+        for i in range(first, n, workers):
             try:
-                sums[i] = kernel.row(rollout_logits[i], train_logits[i])
+                sums[i] = kernel.row(x[i], y[i])
             except InputError as error:
-                raise InputError(error.problem, record=i, field=error.field) from None
+                raise _in_row(error, i) from None
 
     if workers == 1:
-        work(iter(range(n)))
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            # Interleaved, so that both threads move through a memory-mapped file together.
-            list(pool.map(work, [iter(range(k, n, workers)) for k in range(workers)]))
-    return Divergences(**{name: sums[:, k].copy() for k, name in enumerate(COLUMNS[:-1])})
+        work(0)
+        return sums
+    with ThreadPoolExecutor(workers) as pool:
+        # Interleaved, so that all threads move through a memory-mapped file together.
+        list(pool.map(work, range(workers)))
+    return sums
+
+
+def _in_row(error: InputError, row: int) -> InputError:
+    names = {"logits_mu": "rollout_logits", "logits_pi": "train_logits"}
+    field = None if error.field is None else names.get(error.field, error.field)
+    return InputError(error.problem, record=row, field=field)
 
 
 def _make_kernel(engine: str, precision: Precision) -> _Kernel:

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dasum, sasum
 
 from trbounds.arrays import array_namespace
 from trbounds.divergences.exact import ratio_at, sum_divergences
 from trbounds.errors import InputError
 
-__all__ = ["COLUMNS", "CORRECT_BELOW", "NumpyKernel"]
+__all__ = ["COLUMNS", "CORRECT_BELOW", "LOG_RATIO_LIMIT", "NumpyKernel"]
 
-# The sums kept per row. `excess` is the sum of pi - mu: 0 up to the error of the normalisers.
 COLUMNS = (
     "kl",
     "kl_reverse",
@@ -31,16 +31,16 @@ COLUMNS = (
     "entropy",
     "max_abs_log_ratio",
     "unsupported_mass",
-    "excess",
 )
 
 CHUNK = 32_768
-# A normaliser is good to a few units of the working precision; the total variation needs its
-# correction below these values to keep 1e-10 and 1e-5 relative.
-CORRECT_BELOW = {"float64": 1e-4, "float32": 5e-2}
+_BLOCK = 8_192
+# Normalisers are good to a few 1e-15; below these values the total variation needs their correction
+# to keep 1e-10 and 1e-5 relative.
+CORRECT_BELOW = {"float64": 1e-4, "float32": 1e-8}
 # Above this log-ratio exp(log rho)^2 could overflow the working precision: such chunks, and those
 # with -inf, go through the general formulas in float64.
-_LOG_RATIO_LIMIT = {"float64": 300.0, "float32": 40.0}
+LOG_RATIO_LIMIT = {"float64": 300.0, "float32": 40.0}
 # exp(d) - 1 - d = d^2 (1/2! + d/3! + ...), used for |d| <= 1/2.
 _SERIES_LIMIT = 0.5
 _SERIES = {
@@ -68,15 +68,15 @@ class NumpyKernel:
     Parameters
     ----------
     precision : {"float64", "float32"}
-        Precision of exponentials and products; sums are float64 from chunk to chunk.
+        Precision of the second pass. Normalisers are float64 in both: from float32 ones, the
+        close policies of practice would always need the third pass.
     """
 
     def __init__(self, precision: str) -> None:
         self._precision = precision
         self._dtype = np.dtype(precision)
-        self._delta = np.empty(CHUNK)
-        self._buffers = [np.empty(CHUNK, dtype=self._dtype) for _ in range(5)]
-        self._wide = [np.empty(CHUNK, dtype=np.float32) for _ in range(2)]
+        self._wide = [np.empty(CHUNK) for _ in range(3)]
+        self._buffers = [np.empty(CHUNK, dtype=self._dtype) for _ in range(4)]
 
     def row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         """Return the sums named by `COLUMNS` for one row of logits of each policy.
@@ -86,28 +86,28 @@ class NumpyKernel:
         InputError
             If the row holds NaN or +inf or is -inf throughout; without a record.
         """
-        norm_x = self._normaliser(x, "rollout_logits", 0)
-        norm_y = self._normaliser(y, "train_logits", 1)
+        with np.errstate(invalid="ignore"):  # -inf - -inf is NaN: such chunks are looked after
+            return self._row(x, y)
+
+    def _row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+        norm_x = self._normaliser(x, "rollout_logits")
+        norm_y = self._normaliser(y, "train_logits")
         shift = norm_y.log - norm_x.log
         sums = self._sum_chunks(x, y, norm_x, shift, 0.0)
         if sums[2] < CORRECT_BELOW[self._precision]:
-            sums = self._sum_chunks(x, y, norm_x, shift, math.log1p(sums[7]))
+            correction = math.log1p(self._excess(x, y, norm_x, shift))
+            sums = self._sum_chunks(x, y, norm_x, shift, correction)
         sums[2] = min(sums[2], 1.0)
+        sums[4] += math.log(norm_x.total)
         return sums
 
-    def _widen(self, chunk: NDArray[Any], slot: int) -> NDArray[Any]:
-        """Return a chunk as float32 or float64; half precision goes through a small buffer."""
-        if chunk.dtype in (np.float32, np.float64):
-            return chunk
-        wide = self._wide[slot][: chunk.size]
-        np.copyto(wide, chunk)
-        return wide
-
-    def _normaliser(self, row: NDArray[Any], field: str, slot: int) -> Normaliser:
+    def _normaliser(self, row: NDArray[Any], field: str) -> Normaliser:
         peak, total = -math.inf, 0.0
         for start in range(0, row.size, CHUNK):
-            chunk = self._widen(row[start : start + CHUNK], slot)
-            top = float(chunk.max())
+            chunk = row[start : start + CHUNK]
+            logit = self._wide[0][: chunk.size]
+            np.copyto(logit, chunk)
+            top = float(logit.max())
             if not top < math.inf:
                 found = "NaN" if math.isnan(top) else "+inf"
                 raise InputError(f"found {found}, expected logits below +inf", field=field)
@@ -116,10 +116,9 @@ class NumpyKernel:
             if top > peak:
                 total *= math.exp(peak - top)
                 peak = top
-            buffer = self._buffers[0][: chunk.size]
-            np.subtract(chunk, self._dtype.type(peak), out=buffer, dtype=self._dtype)
-            np.exp(buffer, out=buffer)
-            total += float(buffer.sum())
+            logit -= peak
+            np.exp(logit, out=logit)
+            total += float(np.add.reduce(logit))
         if peak == -math.inf:
             raise InputError("all logits are -inf, expected at least one token", field=field)
         return Normaliser(peak, total)
@@ -134,13 +133,42 @@ class NumpyKernel:
     ) -> NDArray[np.float64]:
         sums = np.zeros(len(COLUMNS))
         for start in range(0, x.size, CHUNK):
-            a = self._widen(x[start : start + CHUNK], 0)
-            b = self._widen(y[start : start + CHUNK], 1)
-            part = self._sum_chunk(a, b, norm_x, shift, correction)
+            chunk = slice(start, start + CHUNK)
+            part = self._sum_chunk(x[chunk], y[chunk], norm_x, shift, correction)
             largest = max(sums[5], part[5])
             sums += part
             sums[5] = largest
         return sums
+
+    def _load(
+        self, a: NDArray[Any], b: NDArray[Any], shift: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return both chunks in float64, and log rho up to the correction of its shift."""
+        logit, other, delta = (buffer[: a.size] for buffer in self._wide)
+        np.copyto(logit, a)
+        np.copyto(other, b)
+        np.subtract(other, logit, out=delta)
+        delta -= shift
+        return logit, other, delta
+
+    def _excess(self, x: NDArray[Any], y: NDArray[Any], norm_x: Normaliser, shift: float) -> float:
+        """Return the sum of pi - mu, which is 0 up to the error of the normalisers."""
+        total = 0.0
+        for start in range(0, x.size, CHUNK):
+            chunk = slice(start, start + CHUNK)
+            logit, other, delta = self._load(x[chunk], y[chunk], shift)
+            if self._is_ordinary(float(delta.min()), float(delta.max())):
+                logit -= norm_x.peak
+                np.exp(logit, out=logit)
+                np.expm1(delta, out=delta)
+                total += _dot(logit, delta) / norm_x.total
+            else:
+                ratio = ratio_at(array_namespace(logit), logit, other, norm_x.log, shift, 0.0)
+                total += float(ratio.difference.sum())
+        return total
+
+    def _is_ordinary(self, low: float, high: float) -> bool:
+        return low > -math.inf and high < LOG_RATIO_LIMIT[self._precision]
 
     def _sum_chunk(
         self,
@@ -150,49 +178,39 @@ class NumpyKernel:
         shift: float,
         correction: float,
     ) -> NDArray[np.float64]:
-        delta = self._delta[: a.size]
-        with np.errstate(invalid="ignore"):  # -inf - -inf: caught by the limits below
-            np.subtract(b, a, out=delta, dtype=np.float64)
-            delta -= shift
+        logit, other, delta = self._load(a, b, shift)
+        if correction != 0.0:
             delta -= correction
-            low, high = float(delta.min()), float(delta.max())
-        if not (low > -math.inf and high < _LOG_RATIO_LIMIT[self._precision]):
-            return _general_sums(a, b, norm_x.log, shift, correction)
-        d, logit, weight, rise = (buffer[: a.size] for buffer in self._buffers[:4])
-        np.copyto(d, delta, casting="same_kind")
-        np.subtract(a, self._dtype.type(norm_x.peak), out=logit, dtype=self._dtype)
-        np.exp(logit, out=weight)
-        mass, log_mass = self._sum(weight), self._dot(weight, logit)
+        low, high = float(delta.min()), float(delta.max())
+        if not self._is_ordinary(low, high):
+            return _general_sums(logit, other, norm_x, shift, correction)
+        logit -= norm_x.peak
+        weight, d, rise, kl_terms = (buffer[: a.size] for buffer in self._buffers)
+        if self._precision == "float64":
+            d = delta
+            np.exp(logit, out=weight)
+            entropy = -_dot(weight, logit)
+        else:
+            np.copyto(d, delta, casting="same_kind")
+            np.copyto(rise, logit, casting="same_kind")
+            np.exp(rise, out=weight)
+            entropy = -_dot(weight, rise)
         np.expm1(d, out=rise)
-        kl_terms = logit  # the buffer is free again
         if correction != 0.0 or self._precision == "float32":
             self._expm1_minus(d, rise, kl_terms)
         else:
             np.subtract(rise, d, out=kl_terms)
-        kl = self._dot(weight, kl_terms)
-        np.multiply(weight, rise, out=weight)
-        excess, chi2, product = self._sum(weight), self._dot(weight, rise), self._dot(weight, d)
-        np.abs(weight, out=weight)
-        tv = 0.5 * self._sum(weight)
-        entropy = mass * math.log(norm_x.total) - log_mass
-        sums = np.array([kl, product - kl, tv, chi2, entropy, 0.0, 0.0, excess]) / norm_x.total
+        kl = _dot(weight, kl_terms)
+        np.multiply(weight, rise, out=weight)  # pi - mu, up to the factor of the normaliser
+        chi2, reverse = _dot(weight, rise), _dot(weight, d) - kl
+        sums = np.array([kl, reverse, 0.5 * _abs_sum(weight), chi2, entropy, 0.0, 0.0])
+        sums /= norm_x.total
         sums[5] = max(-low, high)
         return sums
 
-    def _sum(self, a: NDArray[Any]) -> float:
-        return float(np.add.reduce(a))
-
-    def _dot(self, a: NDArray[Any], b: NDArray[Any]) -> float:
-        if self._precision == "float64":
-            return float(np.einsum("i,i->", a, b))
-        # Pairwise summation keeps float32 to a few units; einsum adds in sequence.
-        product = self._buffers[4][: a.size]
-        np.multiply(a, b, out=product)
-        return float(np.add.reduce(product))
-
     def _expm1_minus(self, d: NDArray[Any], rise: NDArray[Any], out: NDArray[Any]) -> None:
         """Write exp(d) - 1 - d, given rise = expm1(d), without cancellation."""
-        t = self._buffers[4][: d.size]
+        t = self._wide[1].view(self._dtype)[: d.size]  # the logits of pi are no longer needed
         np.clip(d, -_SERIES_LIMIT, _SERIES_LIMIT, out=t)
         out.fill(_SERIES[self._precision][-1])
         for coefficient in reversed(_SERIES[self._precision][:-1]):
@@ -205,12 +223,27 @@ class NumpyKernel:
             np.subtract(rise, d, out=out, where=large)
 
 
+def _abs_sum(a: NDArray[Any]) -> float:
+    asum = dasum if a.dtype == np.float64 else sasum
+    return sum(float(asum(a[start : start + _BLOCK])) for start in range(0, a.size, _BLOCK))
+
+
+def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
+    # In blocks: float32 products are then summed in float64 now and then, and BLAS does not start
+    # threads of its own, which it does for longer vectors.
+    total = 0.0
+    for start in range(0, a.size, _BLOCK):
+        total += float(np.dot(a[start : start + _BLOCK], b[start : start + _BLOCK]))
+    return total
+
+
 def _general_sums(
-    a: NDArray[Any], b: NDArray[Any], log_normaliser: float, shift: float, correction: float
+    x: NDArray[Any], y: NDArray[Any], norm_x: Normaliser, shift: float, correction: float
 ) -> NDArray[np.float64]:
     """Sum one chunk that holds -inf or huge ratios, in float64."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    ratio = ratio_at(array_namespace(x), x, y, log_normaliser, shift, correction)
+    ratio = ratio_at(array_namespace(x), x, y, norm_x.log, shift, correction)
     result = sum_divergences(ratio)
-    excess = float(ratio.difference.sum())
-    return np.array([float(getattr(result, name)) for name in COLUMNS[:-1]] + [excess])
+    sums = np.array([float(getattr(result, name)) for name in COLUMNS])
+    # The row adds the logarithm of the total to the entropy at the end.
+    sums[4] -= float(ratio.mu.sum()) * math.log(norm_x.total)
+    return sums
