@@ -20,7 +20,7 @@ __all__ = ["ABSOLUTE_CONTINUITY", "Assessment", "Bound", "Kind", "Relaxation", "
 ABSOLUTE_CONTINUITY = "the training policy gives no probability to tokens that the rollout cannot"
 
 # Elements evaluated at a time: small enough that temporaries stay in cache.
-_BLOCK = 16_384
+_BLOCK = 32_768
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Bound(Theorem):
     ----------
     key, title, source, requires, formula, statement, derive, rank
         As of every :class:`~trbounds.theorem.Theorem`. Papers' bounds rank first, in their order.
+    uses : tuple of str
+        Further fields that the formula takes into account when they are known.
     growth : float
         Power of ``T`` by which the bound grows when every other quantity is fixed and small.
     assumes : tuple of str
@@ -99,6 +101,7 @@ class Bound(Theorem):
 
     quantity: str = "|Error|"
     growth: float
+    uses: tuple[str, ...] = ()
     assumes: tuple[str, ...] = (ABSOLUTE_CONTINUITY,)
     halves: bool = False
     relaxed: Relaxation | None = None
@@ -124,7 +127,7 @@ class Bound(Theorem):
         InputError
             If the completed profile lacks a field the bound requires.
         """
-        return self._evaluate(profile.complete(), self.formula)
+        return self._evaluate(profile.complete(*self.requires, *self.uses), self.formula)
 
     def assess(self, profile: DivergenceProfile) -> Assessment:
         """Evaluate the bound and say what the value is good for.
@@ -144,7 +147,7 @@ class Bound(Theorem):
         InputError
             If the completed profile lacks a field the bound requires.
         """
-        known = profile.complete()
+        known = profile.complete(*self.requires, *self.uses, "kl_seq", "reward_var")
         value = self._evaluate(known, self.formula)
         can_certify = None
         if known.kl_seq is not None:
@@ -187,10 +190,10 @@ def _in_blocks(
     formula: Callable[[DivergenceProfile], Any],
 ) -> Any:
     """Evaluate a large numpy batch a few rows at a time, so that temporaries stay in cache."""
-    names = [name for name in requires if name not in POSITION_FIELDS]
     xp = profile.xp
-    arrays = [profile.T, *(getattr(profile, name) for name in names)]
-    if not is_numpy(xp) or len(names) < len(requires) or not any(a.ndim > 1 for a in arrays):
+    arrays = [profile.T, *(getattr(profile, name) for name in requires)]
+    by_position = any(getattr(profile, name) is not None for name in POSITION_FIELDS)
+    if not is_numpy(xp) or by_position or not any(a.ndim > 1 for a in arrays):
         return formula(profile)
     whole = xp.broadcast_arrays(*arrays)
     shape = whole[0].shape
@@ -200,7 +203,7 @@ def _in_blocks(
         part = slice(start, start + rows)
         cut = {
             name: a[part] if a.ndim == len(shape) and a.shape[0] > 1 else a
-            for name, a in zip(("T", *names), arrays, strict=True)
+            for name, a in zip(("T", *requires), arrays, strict=True)
         }
         block = DivergenceProfile(
             **cut, reward_range=profile.reward_range, conversion=profile.conversion
@@ -222,7 +225,7 @@ def largest_surrogate_gain(profile: DivergenceProfile) -> Any:
     float or array
         In reward units.
     """
-    known = profile.complete()
+    known = profile.complete("kl_seq", "reward_var")
     if known.kl_seq is None:
         raise InputError("the sequence KL is needed", field="kl_seq")
     xp = array_namespace(known.T)

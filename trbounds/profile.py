@@ -239,16 +239,23 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         changes["provenance"] = marks | dict(changes.get("provenance", {}))
         return replace(self, **changes)
 
-    def complete(self) -> DivergenceProfile:
+    def complete(self, *wanted: str) -> DivergenceProfile:
         """Return the profile with every field that the known ones bound.
 
+        Parameters
+        ----------
+        *wanted : str
+            Bound only these fields and what they are derived through; all fields by default.
+
+        Notes
+        -----
         A given value is kept, even where a relation would give a smaller one. Of several
         relations that bound a missing field the smallest result is taken. Applying this twice
         changes nothing.
         """
         from trbounds.relations import derive_missing
 
-        values, marks = derive_missing(self)
+        values, marks = derive_missing(self, wanted or FIELDS)
         return replace(self, **values, provenance={**self.provenance, **marks}) if values else self
 
     @classmethod

@@ -6,7 +6,7 @@ trbounds (the ratio cap and the sharp conversion).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,14 +198,16 @@ RELATIONS: tuple[Relation, ...] = (
 
 
 def derive_missing(
-    profile: DivergenceProfile,
+    profile: DivergenceProfile, wanted: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, Provenance]]:
-    """Bound every missing field that the known ones bound.
+    """Bound missing fields by the known ones.
 
     Parameters
     ----------
     profile : DivergenceProfile
         The known fields.
+    wanted : iterable of str
+        The fields to bound; what they are derived through is bounded too, the rest is not.
 
     Returns
     -------
@@ -222,8 +224,9 @@ def derive_missing(
     marks = dict(profile.provenance)
     new: dict[str, Provenance] = {}
     # RELATIONS is ordered so that every field is derived before a relation needs it.
+    needed = _ancestors(wanted, known)
     for target in dict.fromkeys(r.target for r in RELATIONS):
-        if target in known:
+        if target in known or target not in needed:
             continue
         usable = [r for r in RELATIONS if r.target == target and all(n in known for n in r.needs)]
         if not usable:
@@ -241,3 +244,15 @@ def derive_missing(
         )
         marks[target] = new[target]
     return {name: known[name] for name in new}, new
+
+
+def _ancestors(wanted: Iterable[str], known: Known) -> set[str]:
+    """Every unknown field that a wanted one may be derived through, itself included."""
+    found: set[str] = set()
+    queue = [name for name in wanted if name not in known]
+    while queue:
+        target = queue.pop()
+        if target not in found:
+            found.add(target)
+            queue += [n for r in RELATIONS if r.target == target for n in r.needs if n not in known]
+    return found

@@ -77,6 +77,7 @@ BOUND = Bound(
     title="Unified",
     source=Source("TRM v3", "the minimum of all (of three in v2)"),
     requires=("kl_max", "kl_seq", "tv_max", "tv_seq"),
+    uses=("tv_mean",),
     formula=formula,
     statement=statement,
     derive=derive,
