@@ -1,0 +1,386 @@
+"""Lemmas on the martingales M and W - 1 under the rollout policy, and on the reward's own.
+
+Trees of binary tokens stand for small problems in full generality: at a context where the rollout
+policy draws token 1 with probability m, every ratio with mean 1 is ``1 + f (1 - m)`` at token 1
+and ``1 - f m`` at token 0 for some f, so that all means below are polynomials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import product
+
+import sympy as sp
+
+from trbounds.derivation import Certificate, Check, Lemma, Step, all_of, identity, nonnegative
+from trbounds.lemmas.inequalities import CAUCHY_SCHWARZ
+from trbounds.lemmas.policies import MARTINGALE
+from trbounds.symbolic import SYMBOLS, T, error, t
+
+__all__ = [
+    "ERROR_PARTS",
+    "OBJECTIVE_BY_TV",
+    "RATIO_SQUARE",
+    "SURROGATE_BY_ADVANTAGES",
+    "SURROGATE_BY_TV",
+    "TOTAL_VARIANCE",
+    "RatioTree",
+    "advantage_square",
+    "cauchy_schwarz_in_mean",
+    "chi2_step",
+    "objective_gap",
+    "on_trees",
+    "ratio_square",
+    "surrogate",
+]
+
+#: ``|L'|`` and ``|J(pi) - J(mu)|``.
+surrogate = sp.Symbol("|L'|", nonnegative=True)
+objective_gap = sp.Symbol("|J(pi) - J(mu)|", nonnegative=True)
+
+#: ``sum_t E_mu (rho_t - 1)^2``, and ``sum_t E_mu A_t^2`` with the differences
+#: ``A_t = E_mu[R | c_{t+1}] - E_mu[R | c_t]``.
+ratio_square = sp.Symbol("sum_t E_mu[(rho_t - 1)^2]", nonnegative=True)
+advantage_square = sp.Symbol("sum_t E_mu[A_t^2]", nonnegative=True)
+
+_Path = tuple[int, ...]
+
+
+class RatioTree:
+    """Binary tokens up to a horizon: rollout probabilities, ratios and rewards as symbols."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.paths: list[_Path] = list(product((0, 1), repeat=length))
+        self.contexts = [c for n in range(length) for c in product((0, 1), repeat=n)]
+        self._m = {c: sp.Symbol(_name("m", c), real=True) for c in self.contexts}
+        self._f = {c: sp.Symbol(_name("f", c), real=True) for c in self.contexts}
+        self.reward = {y: sp.Symbol(_name("R", y), real=True) for y in self.paths}
+
+    def mu(self, c: _Path, y: int) -> sp.Expr:
+        """Rollout probability of a token."""
+        return self._m[c] if y else 1 - self._m[c]
+
+    def step(self, c: _Path, y: int) -> sp.Expr:
+        """``rho - 1`` of a token."""
+        return self._f[c] * (1 - self._m[c]) if y else -self._f[c] * self._m[c]
+
+    def chi2(self, c: _Path) -> sp.Expr:
+        """``sum_y mu (rho - 1)^2`` at a context."""
+        return sum(self.mu(c, y) * self.step(c, y) ** 2 for y in (0, 1))
+
+    def reached(self, c: _Path) -> sp.Expr:
+        """Probability that a rollout reaches a context."""
+        return sp.prod(self.mu(c[:i], c[i]) for i in range(len(c)))
+
+    def weight(self, c: _Path) -> sp.Expr:
+        """Product of the ratios up to a context."""
+        return sp.prod(1 + self.step(c[:i], c[i]) for i in range(len(c)))
+
+    def ratio_sum(self, y: _Path) -> sp.Expr:
+        """M of a response: the sum of its ``rho - 1``."""
+        return sum(self.step(y[:i], y[i]) for i in range(len(y)))
+
+    def residual(self, y: _Path) -> sp.Expr:
+        """``W - 1 - M`` of a response."""
+        return self.weight(y) - 1 - self.ratio_sum(y)
+
+    def value(self, c: _Path, *, train: bool = False) -> sp.Expr:
+        """Mean reward after a context, under the rollout or the training policy."""
+        if len(c) == self.length:
+            return self.reward[c]
+        return sum(
+            self.mu(c, y) * (1 + self.step(c, y) if train else 1) * self.value((*c, y), train=train)
+            for y in (0, 1)
+        )
+
+    def advantage(self, c: _Path, y: int) -> sp.Expr:
+        """``E_mu[R | c, y] - E_mu[R | c]``."""
+        return self.value((*c, y)) - self.value(c)
+
+    def mean(self, of: Callable[[_Path], sp.Expr]) -> sp.Expr:
+        """Mean over rollouts of a function of the response."""
+        return sum(self.reached(y) * of(y) for y in self.paths)
+
+    def mean_over_tokens(self, of: Callable[[_Path, int], sp.Expr]) -> sp.Expr:
+        """Sum over positions of the mean over rollouts of a function of context and token."""
+        return sum(
+            self.reached(c) * self.mu(c, y) * of(c, y) for c in self.contexts for y in (0, 1)
+        )
+
+
+@cache
+def _tree(length: int) -> RatioTree:
+    return RatioTree(length)
+
+
+def _name(letter: str, tokens: _Path) -> str:
+    return letter + "_" + "".join(map(str, tokens))
+
+
+def on_trees(sides: Callable[[RatioTree], tuple[sp.Expr, sp.Expr]], longest: int = 3) -> Check:
+    """Check an identity of means over whole trees, for horizons from 1 on.
+
+    Parameters
+    ----------
+    sides : callable
+        Both sides of the identity, polynomials in the tree's symbols.
+    longest : int
+        Last horizon.
+    """
+
+    def at(length: int) -> Check:
+        def check() -> Certificate:
+            left, right = sides(_tree(length))
+            return identity(sp.expand(left), sp.expand(right))()
+
+        return check
+
+    lengths = range(1, longest + 1)
+    return all_of("enumeration", f"T = 1..{longest}", [at(n) for n in lengths])
+
+
+def cauchy_schwarz_in_mean(claim: str) -> Step:
+    """Step that applies Cauchy-Schwarz to a mean."""
+    return Step(
+        claim,
+        "Cauchy-Schwarz with a = sqrt(p) f and b = sqrt(p) g, p the probability of each outcome",
+        CAUCHY_SCHWARZ.certificate,
+        CAUCHY_SCHWARZ,
+    )
+
+
+def chi2_step() -> Step:
+    """Step that recognises chi2 as the second moment of ``rho - 1`` at one context."""
+
+    def moment(tokens: int) -> Check:
+        def check() -> Certificate:
+            mu, pi = _distribution("mu", tokens), _distribution("pi", tokens)
+            square = sum(m * (p / m - 1) ** 2 for m, p in zip(mu, pi, strict=True))
+            chi2 = sum(p**2 / m for m, p in zip(mu, pi, strict=True)) - 1
+            return identity(sp.cancel(square - chi2), sp.Integer(0))()
+
+        return check
+
+    return Step(
+        "E_mu[(rho_t - 1)^2 | c_t] = sum_y pi^2/mu - 1 = chi2(c_t)",
+        "expanded for 2..5 tokens; both policies sum to 1",
+        all_of("enumeration", "2..5 tokens", [moment(n) for n in range(2, 6)]),
+    )
+
+
+def _distribution(name: str, tokens: int) -> list[sp.Expr]:
+    free = list(sp.symbols(f"{name}1:{tokens}", positive=True))
+    return [*free, 1 - sum(free)]
+
+
+# -- the two parts of the error ----------------------------------------------------------------
+
+
+def _prove_error_parts() -> Iterable[Step]:
+    a, b = sp.symbols("a b", nonnegative=True)
+    yield Step(
+        "|x - y| <= |x| + |y| at x = J(pi) - J(mu), y = L', whose difference is Error",
+        "a + b - (+-a -+ b) for every sign pattern, a = |x| and b = |y|",
+        all_of(
+            "sign",
+            "sign patterns",
+            [nonnegative(a + b - (p * a - q * b)) for p, q in product((1, -1), repeat=2)],
+        ),
+    )
+
+
+#: ``|Error| <= |J(pi) - J(mu)| + |L'|``.
+ERROR_PARTS = Lemma(
+    key="error_parts",
+    title="the error is the change of the objective less the surrogate",
+    left=error,
+    relation="<=",
+    right=objective_gap + surrogate,
+    prove=_prove_error_parts,
+    source="trbounds",
+)
+
+
+def _prove_objective_by_tv() -> Iterable[Step]:
+    x = sp.Symbol("x", nonnegative=True)
+    theta, rest = sp.Symbol("theta", nonnegative=True), sp.Symbol("1 - theta", nonnegative=True)
+    yield Step(
+        "E_P R - E_Q R <= sum over {P > Q} of (P - Q) = TV(P, Q), for R in [0, 1]",
+        "over {P > Q}, x R <= x with R = theta; elsewhere -|x| R <= 0; P and Q exchanged gives "
+        "the other sign",
+        all_of(
+            "sign",
+            "both signs of P - Q",
+            [nonnegative(x * (theta + rest) - x * theta, x * rest), nonnegative(x * theta)],
+        ),
+    )
+
+
+#: ``|J(pi) - J(mu)| <= V``.
+OBJECTIVE_BY_TV = Lemma(
+    key="objective_by_tv",
+    title="the change of the objective is at most the TV of whole sequences",
+    left=objective_gap,
+    relation="<=",
+    right=SYMBOLS["tv_seq"],
+    prove=_prove_objective_by_tv,
+    assumes="R in [0, 1]",
+)
+
+
+def _prove_surrogate_by_tv() -> Iterable[Step]:
+    yield Step(
+        "E_mu[rho_t - 1 | c_t] = 0",
+        "so a constant may be taken from the reward: L' stays",
+        MARTINGALE.certificate,
+        MARTINGALE,
+    )
+    yield Step(
+        "L' = sum_t E_mu[(rho_t - 1)(E_mu[R | c_{t+1}] - 1/2)]",
+        "given c_{t+1} the ratio rho_t is fixed and R has its mean; over the whole tree",
+        on_trees(
+            lambda tree: (
+                tree.mean(lambda y: tree.reward[y] * tree.ratio_sum(y)),
+                tree.mean_over_tokens(
+                    lambda c, y: tree.step(c, y) * (tree.value((*c, y)) - sp.Rational(1, 2))
+                ),
+            )
+        ),
+    )
+    x, rest = sp.symbols("x rest", nonnegative=True)
+    theta = sp.Symbol("theta", nonnegative=True)
+    centred = (theta - rest) / 2  # theta - 1/2 with rest = 1 - theta
+    one = theta + rest
+    yield Step(
+        "|E_mu[(rho_t - 1)(E_mu[R | c_{t+1}] - 1/2) | c_t]| <= (1/2) sum_y |pi - mu| = tv(c_t)",
+        "termwise, for both signs; mu (rho - 1) = pi - mu",
+        all_of(
+            "sign",
+            "both signs",
+            [
+                nonnegative(x * one / 2 - x * centred, x * rest),
+                nonnegative(x * one / 2 + x * centred, x * theta),
+            ],
+        ),
+    )
+
+
+#: ``|L'| <= sum_t Dbar_t``.
+SURROGATE_BY_TV = Lemma(
+    key="surrogate_by_tv",
+    title="the surrogate is at most the summed mean TV",
+    left=surrogate,
+    relation="<=",
+    right=sp.Sum(SYMBOLS["tv_mean"][t], (t, 1, T)),
+    prove=_prove_surrogate_by_tv,
+    assumes="R in [0, 1]; pi << mu",
+    source="trbounds",
+)
+
+
+# -- the surrogate as a scalar product of two martingales --------------------------------------
+
+
+def _prove_surrogate_by_advantages() -> Iterable[Step]:
+    yield Step(
+        "E_mu[rho_t - 1 | c_t] = 0",
+        "M is a martingale",
+        MARTINGALE.certificate,
+        MARTINGALE,
+    )
+    yield Step(
+        "L' = E_mu[R sum_t (rho_t - 1)] = sum_t E_mu[(rho_t - 1) A_t], "
+        "A_t = E_mu[R | c_{t+1}] - E_mu[R | c_t]",
+        "given c_{t+1} the ratio rho_t is fixed and the mean of R is E_mu[R | c_{t+1}]; "
+        "subtracting E_mu[R | c_t] changes nothing because rho_t - 1 has mean 0 given c_t; over "
+        "the whole tree",
+        on_trees(
+            lambda tree: (
+                tree.mean(lambda y: tree.reward[y] * tree.ratio_sum(y)),
+                tree.mean_over_tokens(lambda c, y: tree.step(c, y) * tree.advantage(c, y)),
+            )
+        ),
+    )
+    yield cauchy_schwarz_in_mean(
+        "sum_t E_mu[(rho_t - 1) A_t] <= sqrt(sum_t E_mu[(rho_t - 1)^2] sum_t E_mu[A_t^2])"
+    )
+
+
+#: ``|L'| <= sqrt(sum_t E_mu[(rho_t - 1)^2] sum_t E_mu[A_t^2])``.
+SURROGATE_BY_ADVANTAGES = Lemma(
+    key="surrogate_by_advantages",
+    title="the surrogate pairs the increments of two martingales",
+    left=surrogate,
+    relation="<=",
+    right=sp.sqrt(ratio_square * advantage_square),
+    prove=_prove_surrogate_by_advantages,
+    assumes="pi << mu",
+    source="trbounds",
+)
+
+
+def _prove_ratio_square() -> Iterable[Step]:
+    yield chi2_step()
+    yield Step(
+        "sum_t E_mu[(rho_t - 1)^2] = sum_t E_mu chi2(c_t) = E_mu sum_t chi2(c_t)",
+        "the mean over c_t of the mean given c_t; over the whole tree",
+        on_trees(
+            lambda tree: (
+                tree.mean_over_tokens(lambda c, y: tree.step(c, y) ** 2),
+                tree.mean(lambda y: sum(tree.chi2(y[:i]) for i in range(tree.length))),
+            )
+        ),
+    )
+
+
+#: ``sum_t E_mu[(rho_t - 1)^2] = E_mu sum_t chi2(c_t)``.
+RATIO_SQUARE = Lemma(
+    key="ratio_square",
+    title="the second moment of rho - 1 is chi2",
+    left=ratio_square,
+    relation="==",
+    right=SYMBOLS["chi2_total"],
+    prove=_prove_ratio_square,
+)
+
+
+def _prove_total_variance() -> Iterable[Step]:
+    def split(tokens: int) -> Check:
+        p = [*sp.symbols(f"p1:{tokens}", real=True)]
+        p.append(1 - sum(p))
+        v, m = sp.symbols(f"v1:{tokens + 1}", real=True), sp.symbols(f"m1:{tokens + 1}", real=True)
+        mean = sum(q * x for q, x in zip(p, m, strict=True))
+        # v_y and m_y: variance and mean of R given c, y; E[R^2 | c, y] = v_y + m_y^2.
+        whole = sum(q * (w + x**2) for q, w, x in zip(p, v, m, strict=True)) - mean**2
+        parts = sum(q * w + q * (x - mean) ** 2 for q, w, x in zip(p, v, m, strict=True))
+        return identity(whole, parts)
+
+    yield Step(
+        "Var(R | c) = E[Var(R | c, y) | c] + E[A^2 | c], A = E[R | c, y] - E[R | c]",
+        "total variance of one step, expanded for 2..5 tokens",
+        all_of("enumeration", "2..5 tokens", [split(n) for n in range(2, 6)]),
+    )
+    yield Step(
+        "sum_t E_mu[A_t^2] = E_x[Var(R | x) - E_mu Var(R | c_{T+1})] = E_x Var(R | x) = v",
+        "the steps added up from the prompt to the whole response, which fixes R; over the whole "
+        "tree",
+        on_trees(
+            lambda tree: (
+                tree.mean_over_tokens(lambda c, y: tree.advantage(c, y) ** 2),
+                tree.mean(lambda y: tree.reward[y] ** 2) - tree.value(()) ** 2,
+            )
+        ),
+    )
+
+
+#: ``sum_t E_mu[A_t^2] = v``, the variance of the reward within prompts.
+TOTAL_VARIANCE = Lemma(
+    key="total_variance",
+    title="total variance of the martingale of the reward",
+    left=advantage_square,
+    relation="==",
+    right=SYMBOLS["reward_var"],
+    prove=_prove_total_variance,
+)

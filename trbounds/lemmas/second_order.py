@@ -1,0 +1,391 @@
+"""Lemmas on the second-order residual W - 1 - M, and on what each position contributes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sympy as sp
+
+from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
+from trbounds.lemmas.divergences import CHAIN_RULE, PINSKER
+from trbounds.lemmas.inequalities import CAP, UNCAP
+from trbounds.lemmas.martingales import cauchy_schwarz_in_mean, chi2_step, on_trees
+from trbounds.lemmas.policies import MARTINGALE, TELESCOPING
+from trbounds.symbolic import SYMBOLS, T, error, s, shift, t
+
+__all__ = [
+    "ERROR_BY_RESIDUAL",
+    "FUTURE_BY_CHI2",
+    "FUTURE_SQUARE",
+    "GEOMETRIC_SUM",
+    "MEAN_PINSKER",
+    "PRODUCT_SUM",
+    "RESIDUAL_BY_POSITIONS",
+    "RESIDUAL_SQUARE",
+    "SHIFT_BY_PREFIX",
+    "excess",
+    "factor",
+    "future_square",
+    "weighted_residual",
+]
+
+_Dbar, _k, _x = SYMBOLS["tv_mean"], SYMBOLS["kl_mean"], SYMBOLS["chi2_mean"]
+_kappa = SYMBOLS["chi2_position_max"]
+
+#: ``sum_t E_mu[(W_{t-1} - 1)^2 chi2(c_t)]``, with W_{t-1} the product of the first t - 1 ratios.
+weighted_residual = sp.Symbol("sum_t E_mu[(W_{t-1} - 1)^2 chi2(c_t)]", nonnegative=True)
+
+#: ``E_mu h_t^2`` with ``h_t = E_pi[R | c_{t+1}] - E_mu[R | c_{t+1}]``.
+future_square = sp.IndexedBase("E_h2", nonnegative=True)
+
+#: The argument of :data:`GEOMETRIC_SUM`, and that of :data:`PRODUCT_SUM`.
+excess = sp.Symbol("q", real=True)
+factor = sp.IndexedBase("q", nonnegative=True)
+
+
+# -- sums --------------------------------------------------------------------------------------
+
+
+def _prove_geometric_sum() -> Iterable[Step]:
+    closed = (1 + excess) ** T - 1 - T * excess
+    term = excess * ((1 + excess) ** (t - 1) - 1)
+    yield Step(
+        sp.Eq(term.subs(t, 1), closed.subs(T, 1), evaluate=False),
+        "T = 1: both sides are 0",
+        identity(term.subs(t, 1), closed.subs(T, 1)),
+    )
+    P = sp.Symbol("P", real=True)  # (1 + q)^T
+    yield Step(
+        "((1+q)^(T+1) - 1 - (T+1) q) - ((1+q)^T - 1 - T q) = q ((1+q)^T - 1)",
+        "T to T + 1 adds the term of position T + 1; P = (1+q)^T",
+        identity(
+            (P * (1 + excess) - 1 - (T + 1) * excess) - (P - 1 - T * excess), excess * (P - 1)
+        ),
+    )
+
+
+#: ``sum_{t=1}^T q ((1+q)^(t-1) - 1) = (1+q)^T - 1 - T q``.
+GEOMETRIC_SUM = Lemma(
+    key="geometric_sum",
+    title="sum of a geometric growth",
+    left=sp.Sum(excess * ((1 + excess) ** (t - 1) - 1), (t, 1, T)),
+    relation="==",
+    right=(1 + excess) ** T - 1 - T * excess,
+    prove=_prove_geometric_sum,
+)
+
+
+def _prove_product_sum() -> Iterable[Step]:
+    P, S, q = sp.symbols("P S q", real=True)
+    yield Step(
+        "T = 1: q_1 (1 - 1) = (1 + q_1) - 1 - q_1",
+        "the empty product is 1; both sides are 0",
+        identity(q * (1 - 1), (1 + q) - 1 - q),
+    )
+    yield Step(
+        "(P (1+q) - 1 - (S + q)) - (P - 1 - S) = q (P - 1)",
+        "T to T + 1 adds the term of position T + 1; P and S the product and the sum up to T",
+        identity((P * (1 + q) - 1 - (S + q)) - (P - 1 - S), q * (P - 1)),
+    )
+
+
+#: ``sum_t q_t (prod_{s<t} (1+q_s) - 1) = prod_t (1+q_t) - 1 - sum_t q_t``.
+PRODUCT_SUM = Lemma(
+    key="product_sum",
+    title="sum of the growth of a product",
+    left=sp.Sum(factor[t] * (sp.Product(1 + factor[s], (s, 1, t - 1)) - 1), (t, 1, T)),
+    relation="==",
+    right=sp.Product(1 + factor[t], (t, 1, T)) - 1 - sp.Sum(factor[t], (t, 1, T)),
+    prove=_prove_product_sum,
+)
+
+
+# -- means and prefixes ------------------------------------------------------------------------
+
+
+def _prove_mean_pinsker() -> Iterable[Step]:
+    yield Step("tv(c_t) <= sqrt(kl(c_t)/2)", "Pinsker", PINSKER.certificate, PINSKER)
+    yield cauchy_schwarz_in_mean("E_mu[1 sqrt(kl(c_t)/2)] <= sqrt(E_mu[1] E_mu[kl(c_t)/2])")
+
+
+#: ``Dbar_t <= sqrt(k_t/2)``.
+MEAN_PINSKER = Lemma(
+    key="mean_pinsker",
+    title="Pinsker's inequality for means",
+    left=_Dbar[t],
+    relation="<=",
+    right=sp.sqrt(_k[t] / 2),
+    prove=_prove_mean_pinsker,
+)
+
+
+def _one_more(position: int) -> Check:
+    before = sp.Sum(_Dbar[s], (s, 1, position - 1)).doit()
+    return identity(before + _Dbar[position], sp.Sum(_Dbar[s], (s, 1, position)).doit())
+
+
+def _prove_shift_by_prefix() -> Iterable[Step]:
+    P, Q, p, m = sp.symbols("P Q pi mu", nonnegative=True)
+    yield Step(
+        "P pi - Q mu = (P - Q) pi + Q (pi - mu), hence TV(d_{t+1}) <= TV(d_t) + Dbar_t",
+        "half of the absolute values summed over contexts and tokens: pi sums to 1, so the first "
+        "term gives TV(d_t); Q = d_t^mu, so the second gives E_mu tv(c_t)",
+        identity(P * p - Q * m, (P - Q) * p + Q * (p - m)),
+    )
+    yield Step(
+        "TV(d_1) = 0, hence TV(d_t) <= sum_{s<t} Dbar_s",
+        "induction from the prompts, which both policies are given alike: the sum over s < t and "
+        "Dbar_t make the sum over s < t + 1; for t = 1..5",
+        all_of("enumeration", "t = 1..5", [_one_more(n) for n in range(1, 6)]),
+    )
+    yield Step(
+        "TV(d_t) <= 1",
+        "|P - Q| <= P + Q, for both signs, and the masses are 1",
+        all_of("sign", "both signs", [nonnegative(P + Q - (P - Q)), nonnegative(P + Q + (P - Q))]),
+    )
+    yield Step("KL(d_t) = sum_{s<t} k_s", "chain rule", CHAIN_RULE.certificate, CHAIN_RULE)
+    yield Step("TV(d_t) <= min(1, sqrt(KL(d_t)/2))", "Pinsker", PINSKER.certificate, PINSKER)
+
+
+#: ``TV(d_t) <= min(1, sum_{s<t} Dbar_s, sqrt(sum_{s<t} k_s/2))``.
+SHIFT_BY_PREFIX = Lemma(
+    key="shift_by_prefix",
+    title="context shift by what came before",
+    left=shift[t],
+    relation="<=",
+    right=sp.Min(1, sp.Sum(_Dbar[s], (s, 1, t - 1)), sp.sqrt(sp.Sum(_k[s], (s, 1, t - 1)) / 2)),
+    prove=_prove_shift_by_prefix,
+    source="trbounds",
+)
+
+
+# -- the residual W - 1 - M --------------------------------------------------------------------
+
+
+def _prove_error_by_residual() -> Iterable[Step]:
+    yield Step(
+        "Error = E_mu[R (W - 1 - M)]",
+        "J(pi) = E_mu[R W], by absolute continuity, J(mu) = E_mu[R] and L' = E_mu[R M]; over the "
+        "whole tree",
+        on_trees(
+            lambda tree: (
+                tree.value((), train=True)
+                - tree.value(())
+                - tree.mean(lambda y: tree.reward[y] * tree.ratio_sum(y)),
+                tree.mean(lambda y: tree.reward[y] * tree.residual(y)),
+            )
+        ),
+    )
+    yield Step(
+        "E_mu[W - 1 - M | x] = 0",
+        "W and M are martingales: every increment has mean 0 given its context",
+        MARTINGALE.certificate,
+        MARTINGALE,
+    )
+    reward, mean, residual = sp.symbols("R E_mu[R|x] W-1-M", real=True)
+    yield Step(
+        "Error = E_mu[(R - E_mu[R | x])(W - 1 - M)]",
+        "the mean taken off multiplies E_mu[W - 1 - M | x] = 0",
+        identity((reward - mean) * residual + mean * residual, reward * residual),
+    )
+    yield cauchy_schwarz_in_mean(
+        "|Error| <= sqrt(E_mu[(R - E_mu[R | x])^2] E_mu[(W - 1 - M)^2]) = sqrt(v Q)"
+    )
+
+
+#: ``|Error| <= sqrt(v Q)``.
+ERROR_BY_RESIDUAL = Lemma(
+    key="error_by_residual",
+    title="the error as a covariance of the reward and the residual",
+    left=error,
+    relation="<=",
+    right=sp.sqrt(SYMBOLS["reward_var"] * SYMBOLS["residual_square"]),
+    prove=_prove_error_by_residual,
+    assumes="pi << mu",
+    source="trbounds",
+)
+
+
+def _prove_residual_square() -> Iterable[Step]:
+    w, m, rho = sp.symbols("W_{t-1} M_{t-1} rho", real=True)
+    yield Step(
+        "W - 1 - M = sum_t (W_{t-1} - 1)(rho_t - 1)",
+        "induction: one more token adds W_{t-1} rho - W_{t-1} - (rho - 1); at the start W_0 = 1 "
+        "and M_0 = 0",
+        identity((w * rho - 1 - (m + rho - 1)) - (w - 1 - m), (w - 1) * (rho - 1)),
+    )
+    yield Step(
+        "E_mu[rho_t - 1 | c_t] = 0",
+        "so the terms are differences of a martingale: for s < t, term s and W_{t-1} are fixed "
+        "by c_t, and the product of terms s and t has mean 0",
+        MARTINGALE.certificate,
+        MARTINGALE,
+    )
+    yield chi2_step()
+    yield Step(
+        "Q = sum_t E_mu[(W_{t-1} - 1)^2 (rho_t - 1)^2] = sum_t E_mu[(W_{t-1} - 1)^2 chi2(c_t)]",
+        "the cross terms vanish, and W_{t-1} is fixed by c_t; over the whole tree",
+        on_trees(
+            lambda tree: (
+                tree.mean(lambda y: tree.residual(y) ** 2),
+                sum(
+                    tree.reached(c) * (tree.weight(c) - 1) ** 2 * tree.chi2(c)
+                    for c in tree.contexts
+                ),
+            )
+        ),
+    )
+
+
+#: ``Q = sum_t E_mu[(W_{t-1} - 1)^2 chi2(c_t)]``.
+RESIDUAL_SQUARE = Lemma(
+    key="residual_square",
+    title="the residual is a martingale with orthogonal increments",
+    left=SYMBOLS["residual_square"],
+    relation="==",
+    right=weighted_residual,
+    prove=_prove_residual_square,
+    assumes="pi << mu",
+    source="trbounds",
+)
+
+
+def _prove_residual_by_positions() -> Iterable[Step]:
+    chi2, a, b, y, square = sp.symbols("x a b y E[W^2]", nonnegative=True)
+    mean = sp.Symbol("E[W]", real=True)
+    yield Step(
+        "E_mu[rho_t | c_t] = 1, hence E_mu[W_t] = 1",
+        "W is a martingale from W_0 = 1",
+        MARTINGALE.certificate,
+        MARTINGALE,
+    )
+    yield Step(
+        "E_mu[W_t^2] = E_mu[W_{t-1}^2 (1 + chi2(c_t))]",
+        "rho^2 = 1 + 2 (rho - 1) + (rho - 1)^2, whose mean given c_t is 1 + 0 + chi2(c_t); over "
+        "the whole tree, for the last position",
+        on_trees(
+            lambda tree: (
+                tree.mean(lambda path: tree.weight(path) ** 2),
+                sum(
+                    tree.reached(c) * tree.weight(c) ** 2 * (1 + tree.chi2(c))
+                    for c in tree.contexts
+                    if len(c) == tree.length - 1
+                ),
+            )
+        ),
+    )
+    yield Step(
+        "E_mu[W_t^2] <= (1 + kappa_t) E_mu[W_{t-1}^2], hence "
+        "E_mu[W_{t-1}^2] <= prod_{s<t} (1 + kappa_s)",
+        "chi2(c_t) <= kappa_t, written kappa_t = x + a; induction from W_0 = 1",
+        nonnegative(square * (1 + chi2 + a) - square * (1 + chi2), square * a),
+    )
+    yield Step(
+        "E_mu[(W_{t-1} - 1)^2] = E_mu[W_{t-1}^2] - 1",
+        "(W - 1)^2 = W^2 - 2 W + 1 with E_mu[W] = 1",
+        identity((square - 2 * mean + 1).subs(mean, 1), square - 1),
+    )
+    yield Step(
+        "E_mu[(W_{t-1} - 1)^2 chi2(c_t)] <= kappa_t (prod_{s<t} (1 + kappa_s) - 1)",
+        "the larger of each factor: (y + b)(x + a) >= y x with y = E_mu[(W_{t-1} - 1)^2]",
+        nonnegative((y + b) * (chi2 + a) - y * chi2),
+    )
+
+
+#: ``sum_t E_mu[(W_{t-1} - 1)^2 chi2(c_t)] <= sum_t kappa_t (prod_{s<t} (1 + kappa_s) - 1)``.
+RESIDUAL_BY_POSITIONS = Lemma(
+    key="residual_by_positions",
+    title="second moment of the weights by the largest chi2 of each position",
+    left=weighted_residual,
+    relation="<=",
+    right=PRODUCT_SUM.left.xreplace({factor[t]: _kappa[t], factor[s]: _kappa[s]}),
+    prove=_prove_residual_by_positions,
+    assumes="chi2(c_t) <= kappa_t at every context of position t; pi << mu",
+    source="trbounds",
+)
+
+
+# -- a ratio against its future ----------------------------------------------------------------
+
+
+def _prove_future_by_chi2() -> Iterable[Step]:
+    yield Step(
+        "Error = -E_mu[R sum_t (rho_t - 1)(1 - prod_{j>t} rho_j)]",
+        "telescoping along every sequence",
+        TELESCOPING.certificate,
+        TELESCOPING,
+    )
+    yield Step(
+        "Error = sum_t E_mu[(rho_t - 1) h_t], h_t = E_pi[R | c_{t+1}] - E_mu[R | c_{t+1}]",
+        "given c_{t+1} the ratio rho_t is fixed, and weighting by the later ratios gives pi's "
+        "mean; over the whole tree",
+        on_trees(
+            lambda tree: (
+                tree.mean(lambda y: tree.reward[y] * tree.residual(y)),
+                tree.mean_over_tokens(
+                    lambda c, y: (
+                        tree.step(c, y) * (tree.value((*c, y), train=True) - tree.value((*c, y)))
+                    )
+                ),
+            )
+        ),
+    )
+    yield chi2_step()
+    yield cauchy_schwarz_in_mean(
+        "E_mu[(rho_t - 1) h_t] <= sqrt(E_mu[(rho_t - 1)^2] E_mu[h_t^2]) = sqrt(x_t E_mu[h_t^2])"
+    )
+
+
+#: ``|Error| <= sum_t sqrt(x_t E_mu h_t^2)``.
+FUTURE_BY_CHI2 = Lemma(
+    key="future_by_chi2",
+    title="each token's ratio against the change of its future, in mean square",
+    left=error,
+    relation="<=",
+    right=sp.Sum(sp.sqrt(_x[t] * future_square[t]), (t, 1, T)),
+    prove=_prove_future_by_chi2,
+    assumes="pi << mu",
+    source="trbounds",
+)
+
+
+def _prove_future_square() -> Iterable[Step]:
+    x = sp.Symbol("x", nonnegative=True)
+    theta, rest = sp.Symbol("theta", nonnegative=True), sp.Symbol("1 - theta", nonnegative=True)
+    yield Step(
+        "|h_t| <= TV of the continuations given c_{t+1}, for R in [0, 1]",
+        "over {P > Q}, x R <= x; elsewhere -|x| R <= 0; and sum over {P > Q} of (P - Q) is TV",
+        all_of(
+            "sign",
+            "both signs of P - Q",
+            [nonnegative(x * (theta + rest) - x * theta, x * rest), nonnegative(x * theta)],
+        ),
+    )
+    yield Step(
+        "h_t^2 <= min(1, KL of the continuations given c_{t+1} / 2)",
+        "Pinsker, squared",
+        PINSKER.certificate,
+        PINSKER,
+    )
+    yield Step(
+        "E_mu of that KL = sum_{s>t} k_s",
+        "chain rule for the tokens after t, the context c_{t+1} in the place of the prompt; c_t "
+        "is drawn by mu throughout",
+        CHAIN_RULE.certificate,
+        CHAIN_RULE,
+    )
+    yield Step("E min(1, z) <= E z", "at every context", UNCAP.certificate, UNCAP)
+    yield Step("E min(1, z) <= 1", "at every context", CAP.certificate, CAP)
+
+
+#: ``E_mu h_t^2 <= min(1, sum_{s>t} k_s/2)``.
+FUTURE_SQUARE = Lemma(
+    key="future_square",
+    title="mean square change of the future by the KL still to come",
+    left=future_square[t],
+    relation="<=",
+    right=sp.Min(1, sp.Sum(_k[s], (s, t + 1, T)) / 2),
+    prove=_prove_future_square,
+    assumes="R in [0, 1]",
+    source="trbounds",
+)
