@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = [
     "capped_root_sum",
     "entropy_dual_gain",
+    "golden_section",
     "phi",
     "phi_inverse",
     "remaining",
+    "root_exp_excess",
     "root_sum",
     "sum_tv_from_kl",
 ]
@@ -235,3 +237,68 @@ def remaining(profile: DivergenceProfile) -> Any:
     """Tokens left after each position, ``T - t`` for t = 1..T, where positions are known."""
     like = profile.tv_mean if profile.tv_mean is not None else profile.kl_mean
     return profile.xp.flip(profile.xp.arange(like.shape[-1], dtype=like.dtype))
+
+
+def root_exp_excess(x: Any, *, xp: ModuleType | None = None) -> Any:
+    """Return ``sqrt(exp(x) - 1 - x)`` for ``x >= 0``, also where the square is out of range.
+
+    Parameters
+    ----------
+    x : array
+        At least 0.
+    xp : module, optional
+        Array namespace, inferred once by default.
+
+    Returns
+    -------
+    array
+        Relative error below 1e-14 from x = 1e-300 to 1400; infinite from there on.
+    """
+    xp = array_namespace(x) if xp is None else xp
+    x = asarray_float64(x, xp=xp)
+    near = xp.minimum(x, xp.ones_like(x))
+    series = xp.zeros_like(x)
+    for k in range(20, 2, -1):
+        series = (1 + series) * near / k
+    fits = x < 1400
+    far = xp.where(fits, x, xp.ones_like(x))
+    share = xp.maximum(1 - (1 + far) * xp.exp(-far), xp.zeros_like(x))
+    large = xp.where(fits, xp.exp(far / 2) * xp.sqrt(share), xp.full_like(x, float("inf")))
+    return xp.where(x < 1, near * xp.sqrt((1 + series) / 2), large)
+
+
+def golden_section(
+    f: Callable[[Any], Any], low: Any, high: Any, *, steps: int = 40, xp: ModuleType | None = None
+) -> Any:
+    """Return the minimum of a function of one variable, element by element.
+
+    Parameters
+    ----------
+    f : callable
+        Vectorised; on ``[low, high]`` it falls and then rises.
+    low, high : array
+        Ends of the interval, of the same shape.
+    steps : int, optional
+        Each shortens the interval by a factor 0.618. The value at a minimum is known to the
+        square of the interval's last width: 40 steps suffice for a width of 10 and 1e-14.
+    xp : module, optional
+        Array namespace, inferred once by default.
+
+    Returns
+    -------
+    array
+        The smallest value met.
+    """
+    xp = array_namespace(low, high) if xp is None else xp
+    ratio = (math.sqrt(5) - 1) / 2
+    inner, outer = high - ratio * (high - low), low + ratio * (high - low)
+    f_inner, f_outer = f(inner), f(outer)
+    for _ in range(steps):
+        left = f_inner < f_outer
+        low, high = xp.where(left, low, inner), xp.where(left, outer, high)
+        step = ratio * (high - low)
+        point = xp.where(left, high - step, low + step)
+        value = f(point)
+        inner, outer = xp.where(left, point, outer), xp.where(left, inner, point)
+        f_inner, f_outer = xp.where(left, value, f_outer), xp.where(left, f_inner, value)
+    return xp.minimum(f_inner, f_outer)
