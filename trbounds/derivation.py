@@ -165,7 +165,7 @@ def _lemma_certificate(lemma: Lemma) -> Certificate:
     outcomes = lemma.derive().check()
     failed = [i for i, outcome in enumerate(outcomes, 1) if not outcome.ok]
     cited = sum(not outcome.by_machine for outcome in outcomes)
-    detail = f"lemma '{lemma.key}': {len(outcomes) - len(failed)} of {len(outcomes)} steps hold"
+    detail = f"'{lemma.key}': {len(outcomes) - len(failed)} of {len(outcomes)} steps hold"
     if cited:
         detail += f", {cited} by reference"
     return Certificate(bool(outcomes) and not failed, "lemma", detail)
@@ -259,7 +259,7 @@ def all_steps(derivation: Derivation) -> Check:
     def check() -> Certificate:
         outcomes = derivation.check()
         held = sum(outcome.ok for outcome in outcomes)
-        detail = f"derivation '{derivation.title}': {held} of {len(outcomes)} steps hold"
+        detail = f"'{derivation.title}': {held} of {len(outcomes)} steps hold"
         return Certificate(held == len(outcomes) > 0, "lemma", detail)
 
     return check

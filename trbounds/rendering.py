@@ -30,7 +30,7 @@ def as_document(bound: Bound) -> dict[str, Any]:
         certificate. Mathematics is given as text and as LaTeX.
     """
     derivation = bound.derive()
-    lemmas = [
+    lemmas: list[dict[str, Any]] = [
         {
             "key": lemma.key,
             "title": lemma.title,
@@ -157,7 +157,7 @@ def _text_steps(steps: list[dict[str, Any]]) -> list[str]:
         lines += [
             f"  {i}. {step['claim']['text']}",
             f"     because {step['because']}",
-            f"     {_mark(step)}, {step['method']}: {step['certificate']}",
+            f"     {_mark(step)} by {step['method']}: {step['certificate']}",
         ]
     return lines
 
@@ -188,7 +188,7 @@ def _render_markdown(document: dict[str, Any]) -> str:
 def _markdown_steps(steps: list[dict[str, Any]]) -> list[str]:
     return [
         f"{i}. ${step['claim']['latex']}$  \n"
-        f"   {step['because']} — *{_mark(step)}, {step['method']}*: `{step['certificate']}`"
+        f"   {step['because']} — *{_mark(step)} by {step['method']}*: `{step['certificate']}`"
         for i, step in enumerate(steps, 1)
     ]
 
@@ -212,7 +212,7 @@ def _render_latex(document: dict[str, Any]) -> str:
 def _latex_steps(steps: list[dict[str, Any]]) -> list[str]:
     items = [
         rf"\item $\displaystyle {step['claim']['latex']}$ \\ {_escape(step['because'])}"
-        rf" \emph{{({_mark(step)}, {step['method']})}}"
+        rf" \emph{{({_mark(step)} by {step['method']})}}"
         for step in steps
     ]
     return [r"\begin{enumerate}", *items, r"\end{enumerate}"]

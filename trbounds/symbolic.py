@@ -77,9 +77,9 @@ class Infimum(sp.Expr):  # type: ignore[misc]
 
     def __new__(cls, expr: Any, variable: Any, lower: Any, upper: Any) -> Infimum:
         """Make the expression from its four parts."""
-        return sp.Expr.__new__(
-            cls, sp.sympify(expr), variable, sp.sympify(lower), sp.sympify(upper)
-        )
+        parts = (sp.sympify(expr), variable, sp.sympify(lower), sp.sympify(upper))
+        instance: Infimum = sp.Expr.__new__(cls, *parts)
+        return instance
 
     @property
     def bound_symbols(self) -> list[Any]:
@@ -90,8 +90,8 @@ class Infimum(sp.Expr):  # type: ignore[misc]
     def free_symbols(self) -> set[Any]:
         """Symbols of the expression and the limits but the variable."""
         expr, variable, lower, upper = self.args
-        limits: set[Any] = lower.free_symbols | upper.free_symbols
-        return (expr.free_symbols - {variable}) | limits
+        free: set[Any] = expr.free_symbols - {variable} | lower.free_symbols | upper.free_symbols
+        return free
 
     def _eval_is_nonnegative(self) -> bool | None:
         return True if self.args[0].is_nonnegative else None

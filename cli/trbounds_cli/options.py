@@ -66,7 +66,7 @@ def profile_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def make_profile(
     T: int,
-    known: dict[str, float],
+    known: dict[str, Any],
     reward_range: tuple[float, float] = (0.0, 1.0),
     conversion: Conversion = "pinsker",
 ) -> DivergenceProfile:

@@ -96,7 +96,11 @@ def _prove_pinsker() -> Iterable[Step]:
         LOG_SUM,
     )
     f = p * sp.log(p / q) + (1 - p) * sp.log((1 - p) / (1 - q)) - 2 * (p - q) ** 2
-    yield Step(sp.Eq(f.subs(q, p), 0, evaluate=False), "f(p, p) = 0", identity(f.subs(q, p), 0))
+    yield Step(
+        "f(p, p) = 0",
+        "f(p, q) = p log(p/q) + (1-p) log((1-p)/(1-q)) - 2 (p - q)^2",
+        identity(f.subs(q, p), sp.Integer(0)),
+    )
     slope = (q - p) * (1 - 2 * q) ** 2 / (q * (1 - q))
     yield Step(
         sp.Eq(sp.Derivative(f, q), slope, evaluate=False),

@@ -27,9 +27,9 @@ def _prove_root_sum() -> Iterable[Step]:
     # a = sqrt(T), b = sqrt(T + 1), so b^2 - a^2 = 1; every term is written with that 1.
     step = sp.Rational(2, 3) * (b**3 - a**3) - a * (b**2 - a**2)
     yield Step(
-        sp.Le(0, sp.Rational(2, 3), evaluate=False),
-        "T = 1: the sum is sqrt(0) = 0 and the right side 2/3",
-        nonnegative(sp.Rational(2, 3) - 0),
+        "T = 1: 0 <= 2/3",
+        "the sum is sqrt(0) = 0",
+        nonnegative(ROOT_SUM.right.subs(T, 1) - ROOT_SUM.left.subs(T, 1).doit()),
     )
     yield Step(
         sp.Ge(step, 0, evaluate=False),
@@ -111,7 +111,7 @@ CAP = Lemma(
 
 def _prove_log() -> Iterable[Step]:
     f = sp.log(_u) - 1 + 1 / _u
-    yield Step(sp.Eq(f.subs(_u, 1), 0, evaluate=False), "f(1) = 0", identity(f.subs(_u, 1), 0))
+    yield Step("f(1) = 0", "f(u) = log u - 1 + 1/u", identity(f.subs(_u, 1), sp.Integer(0)))
     yield Step(
         sp.Eq(sp.Derivative(f, _u), (_u - 1) / _u**2, evaluate=False),
         "f'(u) = (u - 1)/u^2 has the sign of u - 1: f falls before 1 and rises after it, so f >= 0",
