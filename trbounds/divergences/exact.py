@@ -92,7 +92,8 @@ def _validated(xp: ModuleType, logits: Any, like: Any, field: str) -> Any:
     return x
 
 
-def _log_normaliser(xp: ModuleType, x: Any) -> Any:
+def log_normaliser(xp: ModuleType, x: Any) -> Any:
+    """Return log sum exp over the last axis, kept as an axis of length 1."""
     peak = xp.max(x, axis=-1, keepdims=True)
     return peak + xp.log(xp.sum(xp.exp(x - peak), axis=-1, keepdims=True))
 
@@ -108,16 +109,14 @@ def _ratio(logits_mu: Any, logits_pi: Any) -> Ratio:
             field="logits_pi",
         )
     x, y = xp.broadcast_arrays(x, y)
-    norm_x, norm_y = _log_normaliser(xp, x), _log_normaliser(xp, y)
+    norm_x, norm_y = log_normaliser(xp, x), log_normaliser(xp, y)
     shift = norm_y - norm_x
     first = ratio_at(xp, x, y, norm_x, shift, xp.zeros_like(shift))
     excess = xp.sum(first.difference, axis=-1, keepdims=True)
     return ratio_at(xp, x, y, norm_x, shift, xp.log1p(excess))
 
 
-def ratio_at(
-    xp: ModuleType, x: Any, y: Any, log_normaliser: Any, shift: Any, correction: Any
-) -> Ratio:
+def ratio_at(xp: ModuleType, x: Any, y: Any, norm: Any, shift: Any, correction: Any) -> Ratio:
     """Compare rows, or parts of rows, of logits at known normalisers.
 
     Parameters
@@ -126,7 +125,7 @@ def ratio_at(
         Array namespace.
     x, y : array, shape (..., n)
         Float64 logits of μ and π.
-    log_normaliser : float or array, shape (..., 1)
+    norm : float or array, shape (..., 1)
         Log-normaliser of the whole rows of `x`.
     shift, correction : float or array, shape (..., 1)
         Their sum is the log-normaliser of y less that of x; they are subtracted one after the
@@ -140,7 +139,7 @@ def ratio_at(
     in_mu, in_pi = x > -math.inf, y > -math.inf
     shared = in_mu & in_pi
     zero = xp.zeros_like(x)
-    norm = zero + log_normaliser
+    norm = zero + norm
     log_mu = xp.where(in_mu, x, norm) - norm
     log_pi = xp.where(in_pi, y, norm) - norm - shift - correction
     mu = xp.where(in_mu, xp.exp(log_mu), zero)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.divergences.exact import Divergences, divergences
+from trbounds.arrays import array_namespace
+from trbounds.divergences.exact import Divergences, divergences, log_normaliser
 from trbounds.errors import InputError, MissingDependency
 from trbounds.logits.numpy_kernel import COLUMNS, NumpyKernel
 
-__all__ = ["Engine", "Precision", "row_divergences"]
+__all__ = ["Engine", "Precision", "RowDivergences", "row_divergences"]
 
 Precision = Literal["float64", "float32"]
 Engine = Literal["auto", "numpy", "numba"]
@@ -24,6 +26,20 @@ _SMALL_VOCABULARY = 4096
 _SMALL_BLOCK = 32_768
 
 _LOGIT_DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowDivergences(Divergences):
+    """Divergences of rows of logits, and the normalisers met on the way.
+
+    Attributes
+    ----------
+    rollout_log_normaliser, train_log_normaliser : array
+        log Σ exp(logit) of each row: a logit less this is a log-probability.
+    """
+
+    rollout_log_normaliser: Any
+    train_log_normaliser: Any
 
 
 class _Kernel(Protocol):
@@ -37,7 +53,7 @@ def row_divergences(
     precision: Precision = "float64",
     engine: Engine = "auto",
     threads: int | None = None,
-) -> Divergences:
+) -> RowDivergences:
     """Compute the divergences of each row of two matrices of logits, in little memory.
 
     Parameters
@@ -56,7 +72,7 @@ def row_divergences(
 
     Returns
     -------
-    Divergences
+    RowDivergences
         Float64 arrays of shape (n,).
 
     Raises
@@ -70,12 +86,11 @@ def row_divergences(
     _check_pair(rollout_logits, train_logits)
     if precision not in ("float64", "float32"):
         raise InputError(f"found {precision!r}, expected 'float64' or 'float32'", field="precision")
-    n = rollout_logits.shape[0]
     if rollout_logits.shape[1] <= _SMALL_VOCABULARY:
         sums = _small_rows(rollout_logits, train_logits)
     else:
         sums = _large_rows(rollout_logits, train_logits, precision, engine, threads)
-    return Divergences(**{name: sums[:, k].copy() for k, name in enumerate(COLUMNS)})
+    return RowDivergences(**{name: sums[:, k].copy() for k, name in enumerate(COLUMNS)})
 
 
 def _small_rows(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
@@ -85,11 +100,14 @@ def _small_rows(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
     for start in range(0, x.shape[0], step):
         rows = slice(start, start + step)
         try:
-            part = divergences(x[rows].astype(np.float64), y[rows].astype(np.float64))
+            a, b = x[rows].astype(np.float64), y[rows].astype(np.float64)
+            part = divergences(a, b)
         except InputError as error:
             raise _in_row(error, start + (error.record or 0)) from None
-        for k, name in enumerate(COLUMNS):
+        for k, name in enumerate(COLUMNS[:7]):
             sums[rows, k] = getattr(part, name)
+        xp = array_namespace(a)
+        sums[rows, 7], sums[rows, 8] = (log_normaliser(xp, z)[:, 0] for z in (a, b))
     return sums
 
 

@@ -179,7 +179,7 @@ def _sum_terms(a, d, peak, sums):  # type: ignore[no-untyped-def]
     sums[2] += 0.5 * tv
     sums[3] += chi2
     sums[4] += entropy
-    sums[5] += excess
+    sums[7] += excess
 
 
 @njit(**_SUM)
@@ -203,7 +203,7 @@ def _sum_terms32(a, d, sums):  # type: ignore[no-untyped-def]
     sums[2] += np.float32(0.5) * tv
     sums[3] += chi2
     sums[4] += entropy
-    sums[5] += excess
+    sums[7] += excess
 
 
 @njit(**_EXACT)
@@ -249,16 +249,19 @@ def _row(x, y, kind, single, correct_below, limit, wide, narrow, sums):  # type:
     if not (abs(peak_x) < np.inf and abs(peak_y) < np.inf and total_x + total_y < np.inf):
         return False
     shift = (peak_y + math.log(total_y)) - (peak_x + math.log(total_x))
-    largest = _second_pass(x, y, kind, peak_x, shift, 0.0, single, wide, narrow, sums)
+    correction = 0.0
+    largest = _second_pass(x, y, kind, peak_x, shift, correction, single, wide, narrow, sums)
     if not largest < limit:
         return False
     if sums[2] < correct_below * total_x:
-        correction = math.log1p(sums[5] / total_x)
+        correction = math.log1p(sums[7] / total_x)
         largest = _second_pass(x, y, kind, peak_x, shift, correction, single, wide, narrow, sums)
     sums /= total_x
     sums[2] = min(sums[2], 1.0)
     sums[4] += math.log(total_x)
     sums[5] = largest
+    sums[7] = peak_x + math.log(total_x)
+    sums[8] = sums[7] + shift + correction
     return True
 
 
@@ -272,7 +275,6 @@ class NumbaKernel:
         self._limit = LOG_RATIO_LIMIT[precision]
         self._wide = np.empty((3, BLOCK))
         self._narrow = np.empty((2, BLOCK), dtype=np.float32)
-        self._sums = np.empty(6)
 
     def row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         """Return the sums named by `COLUMNS` for one row of logits of each policy.
@@ -284,11 +286,10 @@ class NumbaKernel:
         """
         kind = _KINDS[x.dtype.name]
         a, b = (x, y) if kind == 0 else (x.view(np.uint16), y.view(np.uint16))
-        if x.dtype != y.dtype or not _row(
+        sums = np.empty(len(COLUMNS))
+        if x.dtype == y.dtype and _row(
             *(a, b, kind, self._single),
-            *(self._correct_below, self._limit, self._wide, self._narrow, self._sums),
+            *(self._correct_below, self._limit, self._wide, self._narrow, sums),
         ):
-            return self._general.row(x, y)
-        sums = np.zeros(len(COLUMNS))
-        sums[:6] = self._sums
-        return sums
+            return sums
+        return self._general.row(x, y)

@@ -23,6 +23,7 @@ from trbounds.errors import InputError
 
 __all__ = ["COLUMNS", "CORRECT_BELOW", "LOG_RATIO_LIMIT", "NumpyKernel"]
 
+# What a kernel returns per row: the fields of `trbounds.logits.kernels.RowDivergences`.
 COLUMNS = (
     "kl",
     "kl_reverse",
@@ -31,6 +32,8 @@ COLUMNS = (
     "entropy",
     "max_abs_log_ratio",
     "unsupported_mass",
+    "rollout_log_normaliser",
+    "train_log_normaliser",
 )
 
 CHUNK = 32_768
@@ -93,12 +96,14 @@ class NumpyKernel:
         norm_x = self._normaliser(x, "rollout_logits")
         norm_y = self._normaliser(y, "train_logits")
         shift = norm_y.log - norm_x.log
-        sums = self._sum_chunks(x, y, norm_x, shift, 0.0)
+        correction = 0.0
+        sums = self._sum_chunks(x, y, norm_x, shift, correction)
         if sums[2] < CORRECT_BELOW[self._precision]:
             correction = math.log1p(self._excess(x, y, norm_x, shift))
             sums = self._sum_chunks(x, y, norm_x, shift, correction)
         sums[2] = min(sums[2], 1.0)
         sums[4] += math.log(norm_x.total)
+        sums[7:] = norm_x.log, norm_x.log + shift + correction
         return sums
 
     def _normaliser(self, row: NDArray[Any], field: str) -> Normaliser:
@@ -203,7 +208,7 @@ class NumpyKernel:
         kl = _dot(weight, kl_terms)
         np.multiply(weight, rise, out=weight)  # pi - mu, up to the factor of the normaliser
         chi2, reverse = _dot(weight, rise), _dot(weight, d) - kl
-        sums = np.array([kl, reverse, 0.5 * _abs_sum(weight), chi2, entropy, 0.0, 0.0])
+        sums = np.array([kl, reverse, 0.5 * _abs_sum(weight), chi2, entropy, *4 * (0.0,)])
         sums /= norm_x.total
         sums[5] = max(-low, high)
         return sums
@@ -243,7 +248,7 @@ def _general_sums(
     """Sum one chunk that holds -inf or huge ratios, in float64."""
     ratio = ratio_at(array_namespace(x), x, y, norm_x.log, shift, correction)
     result = sum_divergences(ratio)
-    sums = np.array([float(getattr(result, name)) for name in COLUMNS])
+    sums = np.array([float(getattr(result, name)) for name in COLUMNS[:7]] + [0.0, 0.0])
     # The row adds the logarithm of the total to the entropy at the end.
     sums[4] -= float(ratio.mu.sum()) * math.log(norm_x.total)
     return sums
