@@ -44,6 +44,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         lines = block.splitlines() if b"\r" in block else block.removesuffix(b"\n").split(b"\n")
         if template is None:
             template = _template(lines)
+            _check_aliases(template or {}, source.name)
         batch = _fast(block, len(lines), start, template, source, options)
         if batch is None:
             batch = _slow(lines, start, template, source, options)
@@ -66,6 +67,13 @@ def _template(lines: list[bytes]) -> dict[str, Any] | None:
     return None
 
 
+def _check_aliases(template: dict[str, Any], file: str) -> None:
+    for alias, name in ALIASES.items():
+        if alias in template and name in template:
+            problem = f"found both {alias} and {name}, expected one"
+            raise InputError(problem, file=file, field=name)
+
+
 def _fast(
     block: bytes,
     n_lines: int,
@@ -80,9 +88,7 @@ def _fast(
         from pyarrow import json as arrow_json
     except ImportError:
         return None
-    if template is None or any(
-        alias in template and ALIASES[alias] in template for alias in ALIASES
-    ):
+    if template is None:
         return None
     schema = pa.schema([(name, _arrow_type(pa, value)) for name, value in template.items()])
     try:
@@ -150,10 +156,6 @@ def _decode(line: bytes, number: int, file: str) -> dict[str, Any]:
             file=file,
             record=number,
         )
-    for alias, name in ALIASES.items():
-        if alias in record and name in record:
-            problem = f"found both {alias} and {name}, expected one"
-            raise InputError(problem, file=file, record=number, field=name)
     return record
 
 

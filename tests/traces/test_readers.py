@@ -1,0 +1,454 @@
+"""Canonical readers: the same trace in every form, and every kind of damage."""
+
+import gzip
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trbounds.errors import InputError, MissingDependency
+from trbounds.traces import example_path, expand_paths, open_trace, write_parquet
+from trbounds.traces import reader as reader_module
+from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS
+
+DATA = Path(__file__).parents[1] / "data"
+
+ROWS = [
+    {
+        "rollout_logprobs": [-0.5, -1.25, -3.0],
+        "train_logprobs": [-0.75, -1.0, 0.0],
+        "kl": [0.1, 0.0, 0.3],
+        "reward": 0.5,
+        "finished": True,
+        "seq_id": 4,
+        "prompt_id": "p",
+        "step": 2,
+    },
+    {
+        "rollout_logprobs": [],
+        "train_logprobs": [],
+        "kl": [],
+        "reward": 1,
+        "finished": False,
+        "seq_id": 5,
+        "prompt_id": "q",
+        "step": 2,
+    },
+    {
+        "rollout_logprobs": [-0.125],
+        "train_logprobs": [-0.25],
+        "kl": [0.0],
+        "reward": 0,
+        "finished": True,
+        "seq_id": 6,
+        "prompt_id": "p",
+        "step": 3,
+    },
+]
+
+
+def changed(index=0, **changes):
+    rows = [dict(row) for row in ROWS]
+    rows[index].update(changes)
+    return rows
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_rows(path, rows, **options):
+    pq.write_table(pa.Table.from_pylist(rows), path, **options)
+    return path
+
+
+@pytest.fixture(params=["arrow", "stdlib"])
+def parser(request, monkeypatch):
+    """Parse JSON with pyarrow, and without it."""
+    if request.param == "stdlib":
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    return request.param
+
+
+def collect(batches):
+    """Join batches into plain Python values, one dict per field."""
+    batches = list(batches)
+    out = {"lengths": [n for batch in batches for n in batch.lengths.tolist()]}
+    out["records"] = [n for batch in batches for n in batch.record_numbers.tolist()]
+    for name in (*TOKEN_FIELDS, *SEQUENCE_FIELDS):
+        parts = [getattr(batch, name) for batch in batches]
+        if all(part is not None for part in parts):
+            out[name] = [x for part in parts for x in part.tolist()]
+    return out
+
+
+EXPECTED = {
+    "lengths": [3, 0, 1],
+    "records": [0, 1, 2],
+    "rollout_logprobs": [-0.5, -1.25, -3.0, -0.125],
+    "train_logprobs": [-0.75, -1.0, 0.0, -0.25],
+    "kl": [0.1, 0.0, 0.3, 0.0],
+    "reward": [0.5, 1.0, 0.0],
+    "finished": [True, False, True],
+    "seq_id": [4, 5, 6],
+    "prompt_id": ["p", "q", "p"],
+    "step": [2, 2, 3],
+}
+
+
+def test_jsonl(tmp_path, parser):
+    assert collect(open_trace(write_jsonl(tmp_path / "a.jsonl", ROWS))) == EXPECTED
+
+
+def test_jsonl_with_byte_order_mark_windows_lines_and_blank_lines(tmp_path, parser):
+    lines = [json.dumps(row) for row in ROWS]
+    text = "\ufeff" + lines[0] + "\r\n\r\n" + lines[1] + "\r\n  \r\n" + lines[2]
+    (tmp_path / "a.jsonl").write_bytes(text.encode())
+    assert collect(open_trace(tmp_path / "a.jsonl")) == {**EXPECTED, "records": [0, 2, 4]}
+
+
+def test_compressed_jsonl(tmp_path):
+    text = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text))
+    with pa.CompressedOutputStream(str(tmp_path / "b.jsonl.zst"), "zstd") as stream:
+        stream.write(text)
+    assert collect(open_trace(tmp_path / "a.jsonl.gz")) == EXPECTED
+    assert collect(open_trace(tmp_path / "b.jsonl.zst")) == EXPECTED
+
+
+@pytest.mark.parametrize("row_group_size", [1, 2, 10])
+def test_parquet(tmp_path, row_group_size):
+    file = write_rows(tmp_path / "a.parquet", ROWS, row_group_size=row_group_size)
+    assert collect(open_trace(file)) == EXPECTED
+
+
+def large_list(values):
+    return pa.array(values, pa.large_list(pa.float64()))
+
+
+def dictionary_list(values):
+    offsets = pa.array(np.concatenate([[0], np.cumsum([len(v) for v in values])]), pa.int32())
+    flat = pa.array([x for row in values for x in row], pa.float64()).dictionary_encode()
+    return pa.ListArray.from_arrays(offsets, flat)
+
+
+@pytest.mark.parametrize("build", [large_list, dictionary_list], ids=["large_list", "dictionary"])
+def test_arrow_types_of_lists(tmp_path, build):
+    names = ("rollout_logprobs", "train_logprobs", "kl")
+    table = {name: build([row[name] for row in ROWS]) for name in names}
+    table["prompt_id"] = pa.array([row["prompt_id"] for row in ROWS]).dictionary_encode()
+    table["group_id"] = pa.nulls(3)
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    found = collect(open_trace(tmp_path / "a.parquet"))
+    for name in (*names, "prompt_id"):
+        assert found[name] == EXPECTED[name]
+    assert "group_id" not in found
+
+
+def test_fixed_size_lists_and_float32(tmp_path):
+    kind = pa.list_(pa.float32(), 2)
+    table = pa.table(
+        {
+            "rollout_logprobs": pa.array([[-0.5, -0.1], [-1, -2]], kind),
+            "train_logprobs": pa.array([[-1.5, -0.1], [-1, -2]], kind),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = collect(open_trace(tmp_path / "a.parquet"))
+    assert found["rollout_logprobs"] == [-0.5, float(np.float32(-0.1)), -1.0, -2.0]
+
+
+def test_mask_under_either_name_and_weight_versions(tmp_path, parser):
+    rows = [dict(row, weight_version=3) for row in ROWS]
+    for row, mask in zip(rows, ([1, 0, 1], [], [True]), strict=True):
+        row["loss_mask"] = mask
+    rows[0]["train_logprobs"] = [-0.75, None, 0.0]
+    found = collect(open_trace(write_jsonl(tmp_path / "a.jsonl", rows)))
+    assert found["mask"] == [True, False, True, True]
+    assert found["weight_version"] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("name", ["stale_k16", "moe"])
+@pytest.mark.parametrize("module", ["pyarrow", "absent"])
+def test_real_trace_is_the_same_in_parquet_and_jsonl(tmp_path, name, module, monkeypatch):
+    batches = list(open_trace(DATA / f"{name}.parquet"))
+    if module == "absent":
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    lines = []
+    for batch in batches:
+        for i in range(batch.n_sequences):
+            tokens = slice(batch.offsets[i], batch.offsets[i + 1])
+            row = {f: getattr(batch, f)[tokens].tolist() for f in TOKEN_FIELDS[:6]}
+            row |= {f: getattr(batch, f)[i].item() for f in ("reward", "seq_id", "prompt_id")}
+            lines.append(row)
+    found = collect(open_trace(write_jsonl(tmp_path / "a.jsonl", lines)))
+    expected = collect(batches)
+    assert sum(found["lengths"]) > 4000
+    for field in found:
+        assert found[field] == expected[field]
+
+
+def test_batches_are_small_and_whole(monkeypatch):
+    from trbounds.traces.source import Source
+    from trbounds.traces.validate import ReadOptions
+
+    for path in (str(DATA / "moe.parquet"), example_path()):
+        source = Source(path)
+        batches = list(reader_module.detect(source).read(source, ReadOptions(batch_tokens=500)))
+        assert len(batches) > 10
+        limit = 500 if path.endswith("gz") else 1500
+        assert all(batch.n_tokens <= limit or batch.n_sequences == 1 for batch in batches)
+
+
+def test_write_parquet_round_trip(tmp_path):
+    path = tmp_path / "b.parquet"
+    write_parquet(open_trace(write_jsonl(tmp_path / "a.jsonl", ROWS)), path)
+    assert collect(open_trace(path)) == EXPECTED
+    assert os.listdir(tmp_path).count("b.parquet") == 1
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_write_parquet_leaves_nothing_behind_on_failure(tmp_path):
+    one = open_trace(write_jsonl(tmp_path / "a.jsonl", ROWS))
+    rows = [{k: v for k, v in row.items() if k != "kl"} for row in ROWS]
+    two = open_trace(write_jsonl(tmp_path / "b.jsonl", rows))
+    with pytest.raises(InputError, match="expected those of the first batch"):
+        write_parquet([*one, *two], tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="found no sequence"):
+        write_parquet([], tmp_path / "c.parquet")
+    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "b.jsonl"]
+    with pytest.raises(InputError, match="cannot be written"):
+        write_parquet(open_trace(tmp_path / "a.jsonl"), tmp_path / "no" / "c.parquet")
+
+
+# ---- paths
+
+
+def test_directories_globs_and_duplicates(tmp_path):
+    (tmp_path / "deep").mkdir()
+    a = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    b = write_rows(tmp_path / "deep" / "b.parquet", ROWS)
+    (tmp_path / "notes.txt").write_text("not a trace")
+    (tmp_path / ".hidden.jsonl").write_text("not a trace")
+    assert expand_paths(tmp_path) == [str(a), str(b)]
+    assert expand_paths(str(tmp_path / "**" / "*.parquet")) == [str(b)]
+    assert expand_paths([a, tmp_path]) == [str(a), str(b)]
+    assert len(collect(open_trace(tmp_path))["lengths"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("absent.parquet", "no such file"),
+        ("*.nothing", "no file matches"),
+        ("empty", "the directory holds no file"),
+    ],
+)
+def test_bad_paths(tmp_path, path, problem):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=problem):
+        open_trace(tmp_path / path)
+    with pytest.raises(InputError, match="expected at least one file"):
+        open_trace([])
+
+
+def test_standard_input(monkeypatch):
+    text = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    batches = list(open_trace("-"))
+    assert collect(batches) == EXPECTED
+    assert batches[0].file == "<stdin>"
+    for data, problem in ((b"", "empty"), (gzip.compress(text), "decompress"), (b"PAR1", "Parq")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        with pytest.raises(InputError, match=f"<stdin>.*{problem}"):
+            list(open_trace("-"))
+
+
+def test_format_is_detected_by_content_and_can_be_named(tmp_path):
+    file = write_rows(tmp_path / "a.log", ROWS)
+    assert collect(open_trace(file)) == EXPECTED
+    assert collect(open_trace(file, "canonical-parquet")) == EXPECTED
+    with pytest.raises(InputError, match="expected one of canonical-jsonl, canonical-parquet"):
+        open_trace(file, "nonsense")
+    (tmp_path / "b.log").write_text("hello\n")
+    with pytest.raises(InputError, match="format not recognised"):
+        list(open_trace(tmp_path / "b.log"))
+
+
+def test_every_file_in_the_folder_is_a_reader_with_its_own_name():
+    folder = Path(reader_module.__file__).parent / "readers"
+    files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
+    readers = reader_module.find_readers()
+    assert len(readers) == len(files) >= 2
+    for name, reader in readers.items():
+        assert reader.name == name
+        assert reader.description
+        assert all(suffix.startswith(".") for suffix in reader.suffixes)
+        assert reader.detects("", b"") is False
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize(
+    ("rows", "record", "field", "problem"),
+    [
+        (changed(0, kl=[0.1, 0.2]), 0, "kl", "found 2 entries, expected 3"),
+        (changed(0, train_logprobs=[-1.0] * 4), 0, "train_logprobs", "found 4 entries"),
+        (changed(2, train_logprobs=[0.5]), 2, "train_logprobs", "found 0.5 at position 0"),
+        (changed(2, rollout_logprobs=[None]), 2, "rollout_logprobs", "missing value"),
+        (changed(2, rollout_logprobs=None), 2, "rollout_logprobs", "no value"),
+        (changed(2, kl=[-0.5]), 2, "kl", "found -0.5 at position 0"),
+        (changed(1, reward=1.5), 1, "reward", "found 1.5"),
+        (changed(1, reward=None), 1, "reward", "no value"),
+        (changed(1, prompt_id=None), 1, "prompt_id", "no value"),
+        (changed(1, finished=None), 1, "finished", "no value"),
+    ],
+)
+def test_bad_record_in_every_form(tmp_path, rows, record, field, problem):
+    jsonl = write_jsonl(tmp_path / "a.jsonl", rows)
+    parquet = write_rows(tmp_path / "a.parquet", rows)
+    for file in (jsonl, parquet):
+        with pytest.raises(InputError) as caught:
+            list(open_trace(file))
+        error = caught.value
+        assert (error.file, error.record, error.field) == (str(file), record, field)
+        assert problem in error.problem
+        seen = []
+        found = collect(open_trace(file, on_error="skip", on_skip=seen.append))
+        assert found["records"] == [i for i in range(3) if i != record]
+        assert [(error.record, error.field) for error in seen] == [(record, field)]
+
+
+@pytest.mark.parametrize(
+    ("line", "record", "field", "problem"),
+    [
+        ("{", 1, None, "line 2 is not valid JSON"),
+        ("[1]", 1, None, "line 2 holds list, expected a JSON object"),
+        ("[" * 100_000, 1, None, "line 2 is not valid JSON"),
+        ('{"a": ' * 50_000, 1, None, "line 2 is not valid JSON"),
+        ('{"rollout_logprobs": [NaN]}', 1, "train_logprobs", "no value"),
+        ("{}", 1, "rollout_logprobs", "no value"),
+        (json.dumps(changed(1, kl="x")[1]), 1, "kl", "found str, expected a list of numbers"),
+        (json.dumps(changed(1, kl=["x"])[1]), 1, "kl", "found a list with str"),
+        (json.dumps(changed(1, kl=[[1]])[1]), 1, "kl", "found a list with list"),
+        (json.dumps(changed(1, reward="1")[1]), 1, "reward", "found str, expected a number"),
+        (json.dumps(changed(1, finished=1)[1]), 1, "finished", "expected true or false"),
+        (json.dumps(changed(1, step=1.5)[1]), 1, "step", "found 1.5, expected a whole number"),
+        (json.dumps(changed(1, step=2**70)[1]), 1, "step", "of 64 bits"),
+        (json.dumps(changed(2, kl=[10**400])[2]), 1, "kl", "found"),
+        (json.dumps(changed(2, kl=[np.nan])[2]), 1, "kl", "missing value (null or NaN)"),
+        (json.dumps(changed(2, kl=[np.inf])[2]), 1, "kl", "found inf"),
+        ('{"\udcff": 1', 1, None, "line 2 is not valid JSON"),
+    ],
+)
+def test_bad_json_line(tmp_path, parser, line, record, field, problem):
+    text = f"{json.dumps(ROWS[0])}\n{line}\n{json.dumps(ROWS[2])}\n"
+    (tmp_path / "a.jsonl").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError) as caught:
+        list(open_trace(tmp_path / "a.jsonl"))
+    assert (caught.value.record, caught.value.field) == (record, field)
+    assert problem in caught.value.problem
+    found = collect(open_trace(tmp_path / "a.jsonl", on_error="skip"))
+    assert found["records"] == [0, 2]
+
+
+def test_two_names_for_the_mask(tmp_path, parser):
+    rows = [dict(row, mask=[], loss_mask=[]) for row in ROWS[1:2]]
+    with pytest.raises(InputError, match="field 'mask': found both loss_mask and mask"):
+        list(open_trace(write_jsonl(tmp_path / "a.jsonl", rows)))
+
+
+def test_first_line_broken_is_skipped_too(tmp_path, parser):
+    text = "oops\n{}\n" + "".join(json.dumps(row) + "\n" for row in ROWS)
+    (tmp_path / "a.jsonl").write_text(text)
+    assert reader_module.find_readers()["canonical-jsonl"].detects("", text.encode()) is False
+    found = collect(open_trace(tmp_path / "a.jsonl", "canonical-jsonl", on_error="skip"))
+    assert found == {**EXPECTED, "records": [2, 3, 4]}
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("trbounds.traces.source.MAX_LINE_BYTES", 1 << 20)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"kl": [' + b"0," * (1 << 22)))
+    with pytest.raises(InputError, match="found a line of more than 1 MiB"):
+        list(open_trace(tmp_path / "a.jsonl.gz"))
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz"])
+def test_empty_file(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="the file is empty"):
+        list(open_trace(tmp_path / name))
+
+
+def test_damaged_files(tmp_path):
+    parquet = (DATA / "moe.parquet").read_bytes()
+    text = Path(example_path()).read_bytes()
+    flipped = bytearray(parquet)
+    for place in range(2000, 60_000, 1000):
+        flipped[place] ^= 0xFF
+    damaged = {
+        "truncated.parquet": parquet[: len(parquet) // 2],
+        "head.parquet": parquet[:4],
+        "flipped.parquet": bytes(flipped),
+        "truncated.jsonl.gz": text[: len(text) // 2],
+        "bad.jsonl.gz": text[:5000] + bytes(100) + text[5100:],
+    }
+    for name, data in damaged.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=name):
+            list(open_trace(tmp_path / name))
+        seen = []
+        list(open_trace(tmp_path / name, on_error="skip", on_skip=seen.append))
+        assert seen
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "problem"),
+    [
+        ({"kl": [[0.1]]}, "rollout_logprobs", "the column is missing; found kl"),
+        ({"rollout_logprobs": [[-1.0]]}, "train_logprobs", "the column is missing"),
+        ({"rollout_logprobs": [-1.0], "train_logprobs": [[-1.0]]}, "rollout_logprobs", "double"),
+        ({"rollout_logprobs": [["x"]], "train_logprobs": [[-1.0]]}, "rollout_logprobs", "string"),
+        (
+            {"rollout_logprobs": [[-1.0]], "train_logprobs": [[-1.0]], "step": [1.5]},
+            "step",
+            "expected whole numbers",
+        ),
+        (
+            {"rollout_logprobs": [[-1.0]], "train_logprobs": [[-1.0]], "finished": ["yes"]},
+            "finished",
+            "expected true or false",
+        ),
+        (
+            {
+                "rollout_logprobs": [[-1.0]],
+                "train_logprobs": [[-1.0]],
+                "mask": [[1]],
+                "loss_mask": [[1]],
+            },
+            "mask",
+            "found both",
+        ),
+    ],
+)
+def test_bad_parquet_columns(tmp_path, columns, field, problem):
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(InputError) as caught:
+        list(open_trace(tmp_path / "a.parquet"))
+    assert (caught.value.file, caught.value.field) == (str(tmp_path / "a.parquet"), field)
+    assert problem in caught.value.problem
+
+
+def test_missing_pyarrow_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependency, match=r"trbounds\[traces\]"):
+        list(open_trace(DATA / "moe.parquet"))
+    assert sum(batch.n_sequences for batch in open_trace(example_path())) == 128
