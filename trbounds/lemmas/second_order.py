@@ -1,4 +1,4 @@
-"""Lemmas on the second-order residual W - 1 - M, and on what each position contributes to it."""
+"""Lemmas on the second-order residual W - 1 - M, bounded position by position."""
 
 from __future__ import annotations
 
@@ -6,157 +6,31 @@ from collections.abc import Iterable
 
 import sympy as sp
 
-from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
+from trbounds.derivation import Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.divergences import CHAIN_RULE, PINSKER
 from trbounds.lemmas.inequalities import CAP, UNCAP
 from trbounds.lemmas.martingales import cauchy_schwarz_in_mean, chi2_step, on_trees
 from trbounds.lemmas.policies import MARTINGALE, TELESCOPING
-from trbounds.symbolic import SYMBOLS, T, error, s, shift, t
+from trbounds.lemmas.positions import PRODUCT_SUM, factor
+from trbounds.symbolic import SYMBOLS, T, error, s, t
 
 __all__ = [
     "ERROR_BY_RESIDUAL",
     "FUTURE_BY_CHI2",
-    "FUTURE_SQUARE",
-    "GEOMETRIC_SUM",
-    "MEAN_PINSKER",
-    "PRODUCT_SUM",
+    "FUTURE_SQUARE_BY_POSITION",
     "RESIDUAL_BY_POSITIONS",
     "RESIDUAL_SQUARE",
-    "SHIFT_BY_PREFIX",
-    "excess",
-    "factor",
     "future_square",
     "weighted_residual",
 ]
 
-_Dbar, _k, _x = SYMBOLS["tv_mean"], SYMBOLS["kl_mean"], SYMBOLS["chi2_mean"]
-_kappa = SYMBOLS["chi2_position_max"]
+_k, _x, _kappa = SYMBOLS["kl_mean"], SYMBOLS["chi2_mean"], SYMBOLS["chi2_position_max"]
 
 #: ``sum_t E_mu[(W_{t-1} - 1)^2 chi2(c_t)]``, with W_{t-1} the product of the first t - 1 ratios.
 weighted_residual = sp.Symbol("sum_t E_mu[(W_{t-1} - 1)^2 chi2(c_t)]", nonnegative=True)
 
 #: ``E_mu h_t^2`` with ``h_t = E_pi[R | c_{t+1}] - E_mu[R | c_{t+1}]``.
 future_square = sp.IndexedBase("E_h2", nonnegative=True)
-
-#: The argument of :data:`GEOMETRIC_SUM`, and that of :data:`PRODUCT_SUM`.
-excess = sp.Symbol("q", real=True)
-factor = sp.IndexedBase("q", nonnegative=True)
-
-
-# -- sums --------------------------------------------------------------------------------------
-
-
-def _prove_geometric_sum() -> Iterable[Step]:
-    closed = (1 + excess) ** T - 1 - T * excess
-    term = excess * ((1 + excess) ** (t - 1) - 1)
-    yield Step(
-        sp.Eq(term.subs(t, 1), closed.subs(T, 1), evaluate=False),
-        "T = 1: both sides are 0",
-        identity(term.subs(t, 1), closed.subs(T, 1)),
-    )
-    P = sp.Symbol("P", real=True)  # (1 + q)^T
-    yield Step(
-        "((1+q)^(T+1) - 1 - (T+1) q) - ((1+q)^T - 1 - T q) = q ((1+q)^T - 1)",
-        "T to T + 1 adds the term of position T + 1; P = (1+q)^T",
-        identity(
-            (P * (1 + excess) - 1 - (T + 1) * excess) - (P - 1 - T * excess), excess * (P - 1)
-        ),
-    )
-
-
-#: ``sum_{t=1}^T q ((1+q)^(t-1) - 1) = (1+q)^T - 1 - T q``.
-GEOMETRIC_SUM = Lemma(
-    key="geometric_sum",
-    title="sum of a geometric growth",
-    left=sp.Sum(excess * ((1 + excess) ** (t - 1) - 1), (t, 1, T)),
-    relation="==",
-    right=(1 + excess) ** T - 1 - T * excess,
-    prove=_prove_geometric_sum,
-)
-
-
-def _prove_product_sum() -> Iterable[Step]:
-    P, S, q = sp.symbols("P S q", real=True)
-    yield Step(
-        "T = 1: q_1 (1 - 1) = (1 + q_1) - 1 - q_1",
-        "the empty product is 1; both sides are 0",
-        identity(q * (1 - 1), (1 + q) - 1 - q),
-    )
-    yield Step(
-        "(P (1+q) - 1 - (S + q)) - (P - 1 - S) = q (P - 1)",
-        "T to T + 1 adds the term of position T + 1; P and S the product and the sum up to T",
-        identity((P * (1 + q) - 1 - (S + q)) - (P - 1 - S), q * (P - 1)),
-    )
-
-
-#: ``sum_t q_t (prod_{s<t} (1+q_s) - 1) = prod_t (1+q_t) - 1 - sum_t q_t``.
-PRODUCT_SUM = Lemma(
-    key="product_sum",
-    title="sum of the growth of a product",
-    left=sp.Sum(factor[t] * (sp.Product(1 + factor[s], (s, 1, t - 1)) - 1), (t, 1, T)),
-    relation="==",
-    right=sp.Product(1 + factor[t], (t, 1, T)) - 1 - sp.Sum(factor[t], (t, 1, T)),
-    prove=_prove_product_sum,
-)
-
-
-# -- means and prefixes ------------------------------------------------------------------------
-
-
-def _prove_mean_pinsker() -> Iterable[Step]:
-    yield Step("tv(c_t) <= sqrt(kl(c_t)/2)", "Pinsker", PINSKER.certificate, PINSKER)
-    yield cauchy_schwarz_in_mean("E_mu[1 sqrt(kl(c_t)/2)] <= sqrt(E_mu[1] E_mu[kl(c_t)/2])")
-
-
-#: ``Dbar_t <= sqrt(k_t/2)``.
-MEAN_PINSKER = Lemma(
-    key="mean_pinsker",
-    title="Pinsker's inequality for means",
-    left=_Dbar[t],
-    relation="<=",
-    right=sp.sqrt(_k[t] / 2),
-    prove=_prove_mean_pinsker,
-)
-
-
-def _one_more(position: int) -> Check:
-    before = sp.Sum(_Dbar[s], (s, 1, position - 1)).doit()
-    return identity(before + _Dbar[position], sp.Sum(_Dbar[s], (s, 1, position)).doit())
-
-
-def _prove_shift_by_prefix() -> Iterable[Step]:
-    P, Q, p, m = sp.symbols("P Q pi mu", nonnegative=True)
-    yield Step(
-        "P pi - Q mu = (P - Q) pi + Q (pi - mu), hence TV(d_{t+1}) <= TV(d_t) + Dbar_t",
-        "half of the absolute values summed over contexts and tokens: pi sums to 1, so the first "
-        "term gives TV(d_t); Q = d_t^mu, so the second gives E_mu tv(c_t)",
-        identity(P * p - Q * m, (P - Q) * p + Q * (p - m)),
-    )
-    yield Step(
-        "TV(d_1) = 0, hence TV(d_t) <= sum_{s<t} Dbar_s",
-        "induction from the prompts, which both policies are given alike: the sum over s < t and "
-        "Dbar_t make the sum over s < t + 1; for t = 1..5",
-        all_of("enumeration", "t = 1..5", [_one_more(n) for n in range(1, 6)]),
-    )
-    yield Step(
-        "TV(d_t) <= 1",
-        "|P - Q| <= P + Q, for both signs, and the masses are 1",
-        all_of("sign", "both signs", [nonnegative(P + Q - (P - Q)), nonnegative(P + Q + (P - Q))]),
-    )
-    yield Step("KL(d_t) = sum_{s<t} k_s", "chain rule", CHAIN_RULE.certificate, CHAIN_RULE)
-    yield Step("TV(d_t) <= min(1, sqrt(KL(d_t)/2))", "Pinsker", PINSKER.certificate, PINSKER)
-
-
-#: ``TV(d_t) <= min(1, sum_{s<t} Dbar_s, sqrt(sum_{s<t} k_s/2))``.
-SHIFT_BY_PREFIX = Lemma(
-    key="shift_by_prefix",
-    title="context shift by what came before",
-    left=shift[t],
-    relation="<=",
-    right=sp.Min(1, sp.Sum(_Dbar[s], (s, 1, t - 1)), sp.sqrt(sp.Sum(_k[s], (s, 1, t - 1)) / 2)),
-    prove=_prove_shift_by_prefix,
-    source="trbounds",
-)
 
 
 # -- the residual W - 1 - M --------------------------------------------------------------------
@@ -379,8 +253,8 @@ def _prove_future_square() -> Iterable[Step]:
 
 
 #: ``E_mu h_t^2 <= min(1, sum_{s>t} k_s/2)``.
-FUTURE_SQUARE = Lemma(
-    key="future_square",
+FUTURE_SQUARE_BY_POSITION = Lemma(
+    key="future_square_by_position",
     title="mean square change of the future by the KL still to come",
     left=future_square[t],
     relation="<=",
