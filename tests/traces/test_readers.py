@@ -15,6 +15,7 @@ import pytest
 from trbounds.errors import InputError, MissingDependency
 from trbounds.traces import example_path, expand_paths, open_trace, write_parquet
 from trbounds.traces import reader as reader_module
+from trbounds.traces.arrow import columns_from_arrow
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS
 
 DATA = Path(__file__).parents[1] / "data"
@@ -150,6 +151,20 @@ def test_arrow_types_of_lists(tmp_path, build):
     for name in (*names, "prompt_id"):
         assert found[name] == EXPECTED[name]
     assert "group_id" not in found
+
+
+def test_sliced_arrow_arrays_and_null_lists_that_own_values():
+    lists = pa.array([[9.0], [-1.0, -2.0], [], [-3.0]])
+    found = columns_from_arrow({"kl": lists.slice(1)}, file="f").columns["kl"]
+    assert found.offsets.tolist() == [0, 2, 2, 3]
+    assert found.values.tolist() == [-1.0, -2.0, -3.0]
+    offsets, values = pa.array([0, 1, 2], pa.int32()), pa.array([5.0, 6.0])
+    mask = pa.array([True, False])
+    hidden = pa.ListArray.from_arrays(offsets, values, mask=mask)
+    found = columns_from_arrow({"kl": hidden}, file="f")
+    assert found.columns["kl"].offsets.tolist() == [0, 0, 1]
+    assert found.columns["kl"].values.tolist() == [6.0]
+    assert found.missing["kl"].tolist() == [True, False]
 
 
 def test_fixed_size_lists_and_float32(tmp_path):

@@ -161,6 +161,13 @@ def test_stopped_sums_against_python(both):
             assert error[index] == pytest.approx(spread, rel=1e-6, abs=1e-9)
 
 
+def test_a_budget_that_is_met_exactly_is_not_exceeded():
+    budgets = TraceSummary().stopped.budgets
+    batch = plain([[0.1], [0.1, 0.2]], chi2=np.array([budgets[7], budgets[7], 1e-9]))
+    crossed = TraceSummary.of(batch).stopped.crossed
+    assert crossed.tolist() == [2] * 7 + [1] + [0] * 32
+
+
 def test_paired_differences_against_python(both):
     summary, rows = both
     sums = [math.fsum(a - b for a, b in zip(row["k3"], row["kl"], strict=True)) for row in rows]

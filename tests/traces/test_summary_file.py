@@ -39,6 +39,12 @@ def test_round_trip(saved, tmp_path):
     assert os.listdir(path.parent) == ["run.tbs"]
 
 
+def test_an_empty_summary_survives(tmp_path):
+    TraceSummary(reward_range=(-1, 1)).save(tmp_path / "a.tbs")
+    loaded = TraceSummary.load(tmp_path / "a.tbs")
+    assert (loaded.n_sequences, loaded.present, loaded.reward_range) == (0, None, (-1.0, 1.0))
+
+
 def test_saved_shards_merge_to_the_whole(tmp_path):
     batches = list(open_trace(DATA / "moe.parquet"))
     for i, batch in enumerate(batches):

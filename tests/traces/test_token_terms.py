@@ -74,6 +74,20 @@ def test_compensated_sums_do_not_depend_on_order(values, random):
         assert parts[0].value.size == 3
 
 
+def test_compensated_sums_keep_what_cancels():
+    one, two = CompensatedSum.zeros(1), CompensatedSum.zeros(1)
+    for value in (1e16, 1.0, -1e16, 1e16):
+        one.add(np.array([value]))
+    for value in (-1e16, 2.0**-20):
+        two.add(np.array([value]))
+    two.absorb(one)
+    assert two.value.tolist() == [1.0 + 2.0**-20]
+    kept = two.copy()
+    two.add(np.ones(2))
+    assert kept.value.tolist() == [1.0 + 2.0**-20]
+    assert two.value.tolist() == [2.0 + 2.0**-20, 1.0]
+
+
 def test_histogram_counts_by_its_edges():
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.lognormal(-8, 5, 5000), [0.0, 1e-300, 2.0**-60, 1.0, 1e30]])
