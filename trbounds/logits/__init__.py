@@ -1,5 +1,25 @@
-"""Logits files and the kernels that turn logits into divergences."""
+"""Logits files, and the kernels that turn logits into divergences."""
 
-from trbounds.logits.kernels import row_divergences
+from trbounds.logits.files import (
+    LogitsBatch,
+    LogitsFile,
+    StoredPrecisionWarning,
+    TopKBatch,
+    read_logits,
+)
+from trbounds.logits.kernels import RowDivergences, row_divergences
+from trbounds.logits.top_k import DivergenceIntervals, top_k_divergences
+from trbounds.logits.trace import divergences_to_trace
 
-__all__ = ["row_divergences"]
+__all__ = [
+    "DivergenceIntervals",
+    "LogitsBatch",
+    "LogitsFile",
+    "RowDivergences",
+    "StoredPrecisionWarning",
+    "TopKBatch",
+    "divergences_to_trace",
+    "read_logits",
+    "row_divergences",
+    "top_k_divergences",
+]

@@ -230,7 +230,9 @@ def _second_pass(x, y, kind, peak, shift, correction, single, wide, narrow, sums
         _load(y[start : start + n], kind, b)
         _log_ratio(a, b, shift, correction, d)
         top = _largest_abs(d)
-        largest = largest if top <= largest else top
+        if not top < np.inf:
+            return np.inf
+        largest = max(largest, top)
         if single:
             # Converted first: a loop over both widths would run at the speed of the wider.
             _narrow(a, peak, narrow[0, :n])

@@ -41,9 +41,9 @@ _BLOCK = 8_192
 # Normalisers are good to a few 1e-15; below these values the total variation needs their correction
 # to keep 1e-10 and 1e-5 relative.
 CORRECT_BELOW = {"float64": 1e-4, "float32": 1e-8}
-# Above this log-ratio exp(log rho)^2 could overflow the working precision: such chunks, and those
-# with -inf, go through the general formulas in float64.
-LOG_RATIO_LIMIT = {"float64": 300.0, "float32": 40.0}
+# Beyond these log-ratios products could overflow (float64) or lose what the tolerance allows
+# (float32): such chunks, and those with -inf, go through the general formulas in float64.
+LOG_RATIO_LIMIT = {"float64": 300.0, "float32": 20.0}
 # exp(d) - 1 - d = d^2 (1/2! + d/3! + ...), used for |d| <= 1/2.
 _SERIES_LIMIT = 0.5
 _SERIES = {
@@ -173,7 +173,8 @@ class NumpyKernel:
         return total
 
     def _is_ordinary(self, low: float, high: float) -> bool:
-        return low > -math.inf and high < LOG_RATIO_LIMIT[self._precision]
+        limit = LOG_RATIO_LIMIT[self._precision]
+        return -limit < low and high < limit  # False for NaN
 
     def _sum_chunk(
         self,
