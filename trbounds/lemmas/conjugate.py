@@ -15,12 +15,17 @@ __all__ = [
     "CLOSED_FORM",
     "CONJUGATE_SQUARE",
     "FENCHEL_YOUNG",
+    "LARGE_PART",
     "MEAN_PHI",
+    "SMALL_PART",
     "below_infimum",
     "conjugate",
+    "cut",
     "dual_gain",
+    "large_factor",
     "multiplier",
     "phi",
+    "small_factor",
 ]
 
 _D, _v = SYMBOLS["kl_seq"], SYMBOLS["reward_var"]
@@ -250,4 +255,87 @@ MEAN_PHI = Lemma(
     right=_kl_token,
     prove=_prove_mean_phi,
     assumes="pi << mu",
+)
+
+
+# -- below and above a cut ----------------------------------------------------------------------
+
+#: The cut c > 0, and the factors a = c^2/phi(c) and b = c/phi(c).
+cut = sp.Symbol("c", positive=True)
+small_factor = cut**2 / phi(cut)
+large_factor = cut / phi(cut)
+
+_x = sp.Symbol("x", real=True)
+
+
+def _prove_small_part() -> Iterable[Step]:
+    u = sp.Symbol("u", positive=True)
+    m = 2 * _x - 2 * sp.log(1 + _x) - _x**2 / (1 + _x)
+    ratio = _x**2 / phi(_x)
+    yield Step(
+        sp.Eq(sp.Derivative(ratio, _x), _x * m / phi(_x) ** 2, evaluate=False),
+        "m(x) = 2 phi(x) - x^2/(1 + x)",
+        identity(sp.diff(ratio, _x), _x * m / phi(_x) ** 2),
+    )
+    slope = _x**2 / (1 + _x) ** 2
+    yield Step(
+        "m(0) = 0 and m'(x) = x^2/(1 + x)^2 >= 0: m has the sign of x, and x m(x) >= 0",
+        "x = u - 1 with u > 0; so x^2/phi(x) increases on (-1, infinity), its value at 0 being "
+        "the limit 2",
+        all_of(
+            "sign",
+            "value at 0, derivative, its sign",
+            [
+                identity(m.subs(_x, 0), sp.Integer(0)),
+                identity(sp.diff(m, _x), slope),
+                nonnegative(slope.subs(_x, u - 1), (u - 1) ** 2 / u**2),
+            ],
+        ),
+    )
+
+
+#: ``x^2 <= a phi(x)`` for -1 < x <= c.
+SMALL_PART = Lemma(
+    key="small_part",
+    title="x^2/phi(x) increases, so below the cut it is at most its value there",
+    left=_x**2,
+    relation="<=",
+    right=small_factor * phi(_x),
+    prove=_prove_small_part,
+    assumes="-1 < x <= c",
+    source="trbounds",
+)
+
+
+def _prove_large_part() -> Iterable[Step]:
+    ratio = _x / phi(_x)
+    numerator = _x / (1 + _x) - sp.log(1 + _x)
+    yield Step(
+        sp.Eq(sp.Derivative(ratio, _x), numerator / phi(_x) ** 2, evaluate=False),
+        "the derivative of x/phi(x)",
+        identity(sp.diff(ratio, _x), numerator / phi(_x) ** 2),
+    )
+    yield Step(
+        "x/(1 + x) <= log(1 + x)",
+        "1 - 1/u <= log u at u = 1 + x: the derivative is not positive",
+        LOG_BELOW_LINE.certificate,
+        LOG_BELOW_LINE,
+    )
+    yield Step(
+        "1 - 1/(1 + x) = x/(1 + x)",
+        "the left side of the lemma",
+        identity(1 - 1 / (1 + _x), _x / (1 + _x)),
+    )
+
+
+#: ``x <= b phi(x)`` for x >= c.
+LARGE_PART = Lemma(
+    key="large_part",
+    title="x/phi(x) decreases, so above the cut it is at most its value there",
+    left=_x,
+    relation="<=",
+    right=large_factor * phi(_x),
+    prove=_prove_large_part,
+    assumes="x >= c > 0",
+    source="trbounds",
 )
