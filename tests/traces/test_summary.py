@@ -253,6 +253,17 @@ def test_any_partition_merged_in_any_order_is_the_same(real, data):
     assert_same(whole, parts[0])
 
 
+def test_large_batches_are_looked_at_in_blocks(real, monkeypatch):
+    batches, whole = real
+    monkeypatch.setattr("trbounds.traces.summary._BLOCK_TOKENS", 1000)
+    parts = [TraceSummary.of(batch) for batch in batches]
+    assert max(part.n_tokens for part in parts) > 3000
+    joined = TraceSummary()
+    for part in parts:
+        joined = joined.merge(part)
+    assert_same(whole, joined)
+
+
 def test_merge_leaves_its_arguments_alone(real):
     batches, _ = real
     one, two = TraceSummary.of(batches[0]), TraceSummary.of(batches[-1])

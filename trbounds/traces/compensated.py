@@ -53,14 +53,17 @@ class CompensatedSum:
     def add(self, values: Floats) -> None:
         """Add to the first ``values.size`` sums in place, growing if there are fewer."""
         size = values.size
-        if self.high.size < size:
-            self.high = np.asarray(grow(self.high, size), dtype=np.float64)
-            self.low = np.asarray(grow(self.low, size), dtype=np.float64)
+        self.grow(size)
         high = self.high[:size]
         total = high + values
         rounded = total - high
         self.low[:size] += (high - (total - rounded)) + (values - rounded)
         self.high[:size] = total
+
+    def grow(self, size: int) -> None:
+        """Append empty sums until there are ``size``."""
+        self.high = np.asarray(grow(self.high, size), dtype=np.float64)
+        self.low = np.asarray(grow(self.low, size), dtype=np.float64)
 
     def absorb(self, other: CompensatedSum) -> None:
         """Add the sums of another in place."""

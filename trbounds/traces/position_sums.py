@@ -109,12 +109,12 @@ class PositionSums:
             if name == "ratio":
                 # Of either sign: split so that the larger parts add without rounding.
                 large = (values + _SPLITTER) - _SPLITTER
-                out._sums[name].add(np.add.reduceat(large, starts))
-                out._sums[name].add(np.add.reduceat(values - large, starts))
+                low = np.add.reduceat(values - large, starts)
+                out._sums[name] = CompensatedSum(np.add.reduceat(large, starts), low)
             elif name in out._sums:
-                out._sums[name].add(np.add.reduceat(values, starts))
+                out._sums[name] = CompensatedSum(np.add.reduceat(values, starts))
             if name in out._squares:
-                out._squares[name].add(np.add.reduceat(values * values, starts))
+                out._squares[name] = CompensatedSum(np.add.reduceat(values * values, starts))
             if name in out._maxima:
                 out._maxima[name] = np.maximum.reduceat(values, starts)
         out._grow(out.T)
@@ -168,7 +168,7 @@ class PositionSums:
     def _grow(self, size: int) -> None:
         self.alive = np.asarray(grow(self.alive, size), dtype=np.int64)
         for total in (*self._sums.values(), *self._squares.values()):
-            total.add(np.zeros(size))
+            total.grow(size)
         for name in _MAXIMA:
             self._maxima[name] = np.asarray(grow(self._maxima[name], size), dtype=np.float64)
 

@@ -28,7 +28,9 @@ from trbounds.traces.token_terms import TokenTerms
 
 __all__ = ["COUNTS", "Skipped", "TraceSummary", "summarize"]
 
-_BLOCK_TOKENS = 65_536
+_BLOCK_TOKENS = 131_072
+"""Tokens looked at together: few enough for the cache, many enough to be worth numpy's calls."""
+
 _MAX_SKIPPED = 1_000
 
 _OPTIONAL = ("kl", "tv", "chi2", "entropy", "advantages", "weight_version")
@@ -127,7 +129,10 @@ class TraceSummary:
         """
         out = cls(reward_range=reward_range)
         for block in batch.slices(_BLOCK_TOKENS):
-            out._absorb(cls._of_block(block, out.reward_range))
+            part = cls._of_block(block, out.reward_range)
+            if block is batch:
+                return part
+            out._absorb(part)
         return out
 
     @classmethod

@@ -55,8 +55,9 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
     if source.path == "-":
         raise InputError("Parquet cannot be read from standard input", file=source.name)
     with _arrow_errors(source.name, pa):
-        # Streams pages of one row group at a time instead of loading the file.
-        file = pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 20)
+        # Streams pages of one row group at a time instead of loading the file; a small buffer
+        # per column, as there may be many.
+        file = pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 16)
     with file:
         columns = _columns(list(file.schema_arrow.names), source.name)
         record = 0
