@@ -37,6 +37,12 @@ def derive() -> Derivation:
 
     chain = Chain(BOUND.title, error)
     chain.by(lemma.FUTURE_BY_CHI2).by(lemma.FUTURE_SQUARE_BY_POSITION)
+    chain.fact(
+        "with the sharp conversion, E_mu[h_t^2] <= TV(sum_{s>t} k_s)^2",
+        "in the place of Pinsker: the mean square of a TV is at most its square at the mean KL",
+        lemma.SHARP_SQUARE.certificate,
+        lemma.SHARP_SQUARE,
+    )
     return chain.end(statement().value)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import sympy as sp
 
-from trbounds.derivation import Lemma, Step, all_of, identity, nonnegative
+from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.divergences import CHAIN_RULE, PINSKER
 from trbounds.lemmas.inequalities import CAP, UNCAP
 from trbounds.lemmas.martingales import cauchy_schwarz_in_mean, chi2_step, on_trees
@@ -20,6 +20,7 @@ __all__ = [
     "FUTURE_SQUARE_BY_POSITION",
     "RESIDUAL_BY_POSITIONS",
     "RESIDUAL_SQUARE",
+    "SHARP_SQUARE",
     "future_square",
     "weighted_residual",
 ]
@@ -262,4 +263,54 @@ FUTURE_SQUARE_BY_POSITION = Lemma(
     prove=_prove_future_square,
     assumes="R in [0, 1]",
     source="trbounds",
+)
+
+
+_u = sp.Symbol("u", positive=True)
+_langevin = sp.coth(_u) - 1 / _u
+_slope = sp.Symbol("d(KL)/d(TV^2) at u", nonnegative=True)
+
+
+def _prove_sharp_square() -> Iterable[Step]:
+    def by_exponentials(left: sp.Expr, right: sp.Expr) -> Check:
+        return lambda: identity(sp.simplify((left - right).rewrite(sp.exp)), sp.Integer(0))()
+
+    c = sp.Symbol("c", real=True)
+    tv = _u * (1 - _langevin**2) / 2
+    kl = sp.log(_u / sp.sinh(_u)) + _u * sp.coth(_u) - _u**2 / sp.sinh(_u) ** 2
+    yield Step(
+        "dKL/du = 2 u dTV/du along TV(u) = u (1 - c^2)/2, KL(u) = log(u/sinh u) + u coth u - "
+        "u^2/sinh^2 u, with c = coth u - 1/u",
+        "the curve of largest TV, differentiated",
+        by_exponentials(sp.diff(kl, _u), 2 * _u * sp.diff(tv, _u)),
+    )
+    yield Step(
+        "dKL/d(TV^2) = 2 u/(2 TV) = 2/(1 - c^2)",
+        "chain rule of calculus",
+        identity(2 * _u / (2 * _u * (1 - c**2) / 2), 2 / (1 - c**2)),
+    )
+    rise = (sp.sinh(_u) - _u) * (sp.sinh(_u) + _u) / (_u**2 * sp.sinh(_u) ** 2)
+    yield Step(
+        "dc/du = (sinh u - u)(sinh u + u)/(u^2 sinh^2 u)",
+        "so c rises from 0 towards 1, and with it 2/(1 - c^2), if sinh u >= u",
+        by_exponentials(sp.diff(_langevin, _u), rise),
+    )
+    yield Step(
+        "d(sinh u - u)/du = cosh u - 1 = 2 sinh^2(u/2) >= 0, and sinh 0 = 0",
+        "hence sinh u >= u: KL is convex in TV^2, and the mean of TV^2 is at most the square of "
+        "the largest TV at the mean KL (Jensen)",
+        by_exponentials(sp.cosh(_u) - 1, 2 * sp.sinh(_u / 2) ** 2),
+    )
+
+
+#: Along the sharp conversion ``dKL/d(TV^2) = 2/(1 - c(u)^2)`` with c increasing: KL is convex in
+#: TV^2, so that the conversion may be applied to a mean KL where a mean of TV^2 is wanted.
+SHARP_SQUARE = Lemma(
+    key="sharp_square",
+    title="KL is convex in TV^2 along the sharp conversion",
+    left=_slope,
+    relation="==",
+    right=2 / (1 - _langevin**2),
+    prove=_prove_sharp_square,
+    source="trbounds; the curve is that of Fedotov, Harremoes, Topsoe 2003",
 )
