@@ -218,6 +218,18 @@ def test_order_among_bounds_on_exact_profiles() -> None:
     assert min(compared.values()) >= 50
 
 
+@pytest.mark.parametrize("T", [1, 2, 17, 4096, 10**9])
+def test_path_sums_lose_little_against_the_uniform_second_order(T: int) -> None:
+    """``(1+k)^T <= e^(T k)``, and the two meet as k falls."""
+    for chi2_max in (1e-18, 1e-9, 1e-4, 0.01):
+        uniform = value("chi2_second_order", T=T, chi2_max=chi2_max)
+        path_sum = value("path_sum_chi2", T=T, chi2_max=chi2_max)
+        assert uniform <= path_sum * (1 + 1e-12)
+        if T * chi2_max < 1e-3:
+            meet = np.sqrt(1 - 1 / T)
+            assert uniform == pytest.approx(path_sum * meet, rel=T * chi2_max + 1e-12)
+
+
 @pytest.mark.parametrize("step", [1e-6, 1e-3, 0.1, 0.5, 1.0])
 def test_attained_at_two_steps(step: float) -> None:
     coin = exact(two_step_tight(step / 2))
