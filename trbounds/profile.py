@@ -279,20 +279,29 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
             raise InputError(f"found {T}, expected 1 to 10,000,000", field="T")
         base = cls(T=T, **scalars)
         xp = base.xp
-        spread = {
-            name: xp.broadcast_to(source[..., None], (*source.shape, T))
+        sources = {
+            name: source
             for name, source in (
-                ("tv_mean", base.tv_max),
-                ("kl_mean", base.kl_max),
-                ("chi2_mean", base.chi2_max),
-                ("chi2_position_max", base.chi2_max),
+                ("tv_mean", "tv_max"),
+                ("kl_mean", "kl_max"),
+                ("chi2_mean", "chi2_max"),
+                ("chi2_position_max", "chi2_max"),
             )
-            if source is not None and getattr(base, name) is None
+            if getattr(base, source) is not None and getattr(base, name) is None
         }
-        mark = Provenance("derived", by="uniform: every position at its maximum")
-        return replace(
-            base, **spread, provenance={**base.provenance, **dict.fromkeys(spread, mark)}
-        )
+        spread = {
+            name: xp.broadcast_to(value[..., None], (*value.shape, T))
+            for name, value in ((name, getattr(base, source)) for name, source in sources.items())
+        }
+        marks = {
+            name: Provenance(
+                "derived",
+                by="uniform: every position at its maximum",
+                plug_in=base.provenance[source].plug_in,
+            )
+            for name, source in sources.items()
+        }
+        return replace(base, **spread, provenance={**base.provenance, **marks})
 
 
 def _as_array(name: str, value: Any, xp: ModuleType, like: Any) -> Any:

@@ -65,6 +65,7 @@ def largest_divergence(
     make_profile: Callable[[float], DivergenceProfile],
     budget: float,
     *,
+    smallest: float = _SMALLEST,
     largest: float = _LARGEST,
 ) -> float:
     """Largest value of one divergence that keeps a bound within a budget.
@@ -77,6 +78,8 @@ def largest_divergence(
         The profile as a function of the divergence.
     budget : float
         Largest tolerated |Error|, in reward units, above 0.
+    smallest : float
+        Where to start.
     largest : float
         Where to stop: a bound still within the budget there gives infinity.
 
@@ -84,7 +87,7 @@ def largest_divergence(
     -------
     float
         The divergence to 1e-10 relative; infinity if the bound never leaves the budget, and 0 if
-        no divergence above 1e-280 keeps it.
+        not even the smallest value keeps it.
 
     Raises
     ------
@@ -98,7 +101,7 @@ def largest_divergence(
         value = float(bound.evaluate(make_profile(math.exp(log_value))))
         return _log(value) - math.log(budget)
 
-    return _first_crossing(excess, _SMALLEST, largest)
+    return _first_crossing(excess, smallest, largest)
 
 
 def certifiable_radius(

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
+from trbounds.arrays import array_namespace, device
+from trbounds.divergences.rows import checked_logits
 from trbounds.divergences.special import expm1_minus_float64
 from trbounds.errors import InputError
 
@@ -76,22 +77,6 @@ class Ratio:
     difference: Any  # pi - mu, without cancellation
 
 
-def _validated(xp: ModuleType, logits: Any, like: Any, field: str) -> Any:
-    x = asarray_float64(logits, xp=xp, like=like)
-    if x.ndim == 0 or x.shape[-1] == 0:
-        raise InputError(f"found shape {tuple(x.shape)}, expected (..., vocabulary)", field=field)
-    rows = xp.reshape(x, (-1, x.shape[-1]))
-    for bad, found in (
-        (xp.any(xp.isnan(rows), axis=-1), "found NaN, expected logits"),
-        (xp.any(rows == math.inf, axis=-1), "found +inf, expected logits below +inf"),
-        (xp.all(rows == -math.inf, axis=-1), "all logits are -inf, expected at least one token"),
-    ):
-        if bool(xp.any(bad)):
-            record = int(to_numpy(bad).argmax())
-            raise InputError(found, record=record, field=field)
-    return x
-
-
 def log_normaliser(xp: ModuleType, x: Any) -> Any:
     """Return log sum exp over the last axis, kept as an axis of length 1."""
     peak = xp.max(x, axis=-1, keepdims=True)
@@ -101,8 +86,8 @@ def log_normaliser(xp: ModuleType, x: Any) -> Any:
 def _ratio(logits_mu: Any, logits_pi: Any) -> Ratio:
     xp = array_namespace(logits_mu, logits_pi)
     like = logits_mu if device(logits_mu) is not None else logits_pi
-    x = _validated(xp, logits_mu, like, "logits_mu")
-    y = _validated(xp, logits_pi, like, "logits_pi")
+    x = checked_logits(xp, logits_mu, like, "logits_mu")
+    y = checked_logits(xp, logits_pi, like, "logits_pi")
     if x.shape[-1] != y.shape[-1]:
         raise InputError(
             f"found vocabulary {y.shape[-1]}, expected {x.shape[-1]} as in 'logits_mu'",

@@ -1,0 +1,52 @@
+"""Theorems found by listing a folder: to add one, add a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from types import MappingProxyType
+from typing import TypeVar
+
+from trbounds.errors import InputError
+from trbounds.theorem import Theorem
+
+__all__ = ["discover", "look_up"]
+
+Found = TypeVar("Found", bound=Theorem)
+
+
+def discover(
+    package: str, folder: Iterable[str], name: str, kind: type[Found]
+) -> Mapping[str, Found]:
+    """Import every file of a folder and collect its theorem.
+
+    Parameters
+    ----------
+    package : str
+        Name of the folder's package.
+    folder : iterable of str
+        Its ``__path__``.
+    name : str
+        The variable in which a file keeps its theorem, such as ``"BOUND"``.
+    kind : type
+        What it must be.
+
+    Returns
+    -------
+    mapping of str to theorem
+        By key, in order of rank. Files that start with an underscore are left out.
+    """
+    files = sorted(m.name for m in iter_modules(folder) if not m.name.startswith("_"))
+    found = [getattr(import_module(f"{package}.{file}"), name) for file in files]
+    for file, theorem in zip(files, found, strict=True):
+        if not isinstance(theorem, kind) or theorem.key != file:
+            raise RuntimeError(f"file {file}.py holds {theorem!r}")
+    return MappingProxyType({t.key: t for t in sorted(found, key=lambda t: (t.rank, t.key))})
+
+
+def look_up(theorems: Mapping[str, Found], key: str, what: str) -> Found:
+    """Return one theorem by key; the error lists the keys."""
+    if key not in theorems:
+        raise InputError(f"no {what} '{key}'; there are: {', '.join(theorems)}")
+    return theorems[key]

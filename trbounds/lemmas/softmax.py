@@ -1,0 +1,578 @@
+"""Lemmas on a softmax whose logits are perturbed: the mismatch of one token, one-step divergences.
+
+Throughout, ``p = softmax(z)`` and ``q = softmax(z + e)`` with ``|e_k| <= a`` for every token k, and
+``Delta = log q_i - log p_i`` for one token i, with ``p = p_i`` and ``q = q_i``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sympy as sp
+
+from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
+from trbounds.lemmas.inequalities import LOG_BELOW_LINE
+
+__all__ = [
+    "CHI2_CAP",
+    "CONCAVITY",
+    "ENVELOPE_LOWER",
+    "ENVELOPE_UPPER",
+    "EXP_MONOTONE",
+    "FIRST_ORDER",
+    "KL_CAP",
+    "MEAN_VALUE",
+    "MISMATCH_SYMBOLS",
+    "SELECTION_BIAS",
+    "SOFTMAX_RATIO",
+    "TV_CAP",
+    "WITHOUT_REMAINDER",
+    "abs_delta",
+    "chi2_step",
+    "delta",
+    "first_order_part",
+    "kl_step",
+    "minus_delta",
+    "sampled_mismatch",
+    "tv_step",
+]
+
+_a = sp.Symbol("a", nonnegative=True)
+_p = sp.Symbol("p", positive=True)
+_q = sp.Symbol("q", positive=True)
+_s = sp.Symbol("s", nonnegative=True)
+_R = sp.Symbol("R", nonnegative=True)
+
+#: The symbols of the laws: logit error, probabilities, noise, and ``sum_{k != i} p_k^2``.
+MISMATCH_SYMBOLS: Mapping[str, Any] = {
+    "logit_error": _a,
+    "p": _p,
+    "q": _q,
+    "noise_sd": _s,
+    "rest_square": _R,
+}
+
+delta = sp.Symbol("Delta", real=True)
+minus_delta = sp.Symbol("-Delta", real=True)
+abs_delta = sp.Symbol("|Delta|", nonnegative=True)
+first_order_part = sp.Symbol("|Delta| to first order in a", nonnegative=True)
+tv_step = sp.Symbol("TV(p,q)", nonnegative=True)
+kl_step = sp.Symbol("KL(p,q)", nonnegative=True)
+chi2_step = sp.Symbol("chi2(q,p)", nonnegative=True)
+sampled_mismatch = sp.Symbol("E[Delta | i sampled from q] to order s^2", real=True)
+
+# 1 - p and p as fractions of a non-negative u, so that signs are plain: p = 1/(1 + u).
+_u = sp.Symbol("u", nonnegative=True)
+_P_OF_U = 1 / (1 + _u)
+
+
+def _simplex(n: int) -> list[Any]:
+    """Probabilities of n tokens; token 0 has what the others leave."""
+    others = list(sp.symbols(f"p1:{n}", positive=True))
+    return [1 - sum(others), *others]
+
+
+# -- exponentials and means --------------------------------------------------------------------
+
+_x, _w = sp.Symbol("x", real=True), sp.Symbol("w", nonnegative=True)
+_y = 1 + _w  # exp(a) >= 1
+
+
+def _prove_exp_monotone() -> Iterable[Step]:
+    gap = sp.exp(_x + _w) - sp.exp(_x)
+    yield Step(sp.Eq(gap.subs(_w, 0), 0, evaluate=False), "w = 0", identity(gap.subs(_w, 0), 0))
+    yield Step(
+        sp.Ge(sp.diff(gap, _w), 0, evaluate=False),
+        "the difference e^(x+w) - e^x grows with w",
+        nonnegative(sp.diff(gap, _w)),
+    )
+
+
+#: ``e^x <= e^(x + w)`` for w >= 0.
+EXP_MONOTONE = Lemma(
+    key="exp_monotone",
+    title="the exponential increases",
+    left=sp.exp(_x),
+    relation="<=",
+    right=sp.exp(_x + _w),
+    prove=_prove_exp_monotone,
+)
+
+
+def _mean_step(text: str) -> Step:
+    """A weighted mean is not below a lower bound of its terms."""
+
+    def case(n: int) -> Check:
+        w = sp.symbols(f"w1:{n + 1}", nonnegative=True)
+        d = sp.symbols(f"d1:{n + 1}", nonnegative=True)
+        low = sp.Symbol("low", real=True)
+        above = sum(wk * (low + dk) for wk, dk in zip(w, d, strict=True)) - low * sum(w)
+        return nonnegative(sp.expand(above))
+
+    return Step(
+        text,
+        "a weighted mean lies between the extremes of its terms: sum_k w_k (low + d_k) - low "
+        "sum_k w_k = sum_k w_k d_k >= 0, and likewise above",
+        all_of("enumeration", "n = 1..5 terms", [case(n) for n in range(1, 6)]),
+    )
+
+
+def _prove_concavity() -> Iterable[Step]:
+    y = sp.Symbol("y", positive=True)
+    p, r = _P_OF_U, _u * _P_OF_U
+    A = p + r * y
+    yield Step(
+        "log v <= v - 1 at v = 1/A and v = y/A, A = p + (1-p) y",
+        "log v >= 1 - 1/v, read at 1/v",
+        LOG_BELOW_LINE.certificate,
+        LOG_BELOW_LINE,
+    )
+    yield Step(
+        sp.Eq(p * (1 / A - 1) + r * (y / A - 1), 0, evaluate=False),
+        "so p log(1/A) + (1-p) log(y/A) <= p (1/A - 1) + (1-p)(y/A - 1) = 0 (p = 1/(1+u)), which "
+        "is (1-p) log y <= log A",
+        identity(p * (1 / A - 1) + r * (y / A - 1), sp.Integer(0)),
+    )
+    yield Step(
+        "-log A <= -(1-p) log y; at y = exp(-2a) the right side is 2a(1-p)",
+        "the value at y = exp(-2a)",
+        identity(-(1 - _p) * sp.log(sp.exp(-2 * _a)), 2 * _a * (1 - _p)),
+    )
+
+
+#: ``-log(p + (1-p) e^(-2a)) <= 2a(1-p)``.
+CONCAVITY = Lemma(
+    key="log_concavity",
+    title="concavity of the logarithm",
+    left=-sp.log(_p + (1 - _p) * sp.exp(-2 * _a)),
+    relation="<=",
+    right=2 * _a * (1 - _p),
+    prove=_prove_concavity,
+    assumes="0 < p <= 1",
+)
+
+
+# -- the envelope ------------------------------------------------------------------------------
+
+_m = sp.Symbol("m", positive=True)
+
+
+def _prove_softmax_ratio() -> Iterable[Step]:
+    def case(n: int) -> Check:
+        p = _simplex(n)
+        y = sp.symbols(f"y0:{n}", positive=True)
+        inverse = sum(pk * yk for pk, yk in zip(p, y, strict=True)) / y[0]
+        m = sum(pk * yk / y[0] for pk, yk in zip(p[1:], y[1:], strict=True)) / sum(p[1:])
+        return identity(sp.cancel(inverse - (p[0] + (1 - p[0]) * m)), sp.Integer(0))
+
+    yield Step(
+        "p_i/q_i = sum_k p_k y_k / y_i = p_i + (1-p_i) m, y_k = exp(e_k)",
+        "m is the mean of exp(e_k - e_i) over the tokens k other than i, weighted by p_k; "
+        "expanded for 2..5 tokens, and both sides are linear in each further p_k y_k",
+        all_of("enumeration", "n = 2..5 tokens", [case(n) for n in range(2, 6)]),
+    )
+
+
+#: ``Delta = -log(p + (1-p) m)``, m the mean of exp(e_k - e_i) over the other tokens.
+SOFTMAX_RATIO = Lemma(
+    key="softmax_ratio",
+    title="a token's mismatch through the other tokens",
+    left=delta,
+    relation="==",
+    right=-sp.log(_p + (1 - _p) * _m),
+    prove=_prove_softmax_ratio,
+    source="trbounds",
+)
+
+
+def _prove_envelope(sign: int) -> Iterable[Step]:
+    yield Step(
+        "Delta = -log(p + (1-p) m)", SOFTMAX_RATIO.title, SOFTMAX_RATIO.certificate, SOFTMAX_RATIO
+    )
+    edge = sp.exp(2 * sign * _a)
+    relation = "<=" if sign > 0 else ">="
+    yield Step(
+        f"exp(e_k - e_i) {relation} exp({'' if sign > 0 else '-'}2a)",
+        "both errors lie in [-a, a], and the exponential increases",
+        EXP_MONOTONE.certificate,
+        EXP_MONOTONE,
+    )
+    yield _mean_step(f"m {relation} exp({'' if sign > 0 else '-'}2a)")
+    # m = edge -/+ d: the smaller of the two arguments of the logarithm, and their difference.
+    d, small = sp.Symbol("d", nonnegative=True), sp.Symbol("m_small", positive=True)
+    p, r = _P_OF_U, _u * _P_OF_U
+    low, high = p + r * small, p + r * (small + d)
+    yield Step(
+        "p + (1-p) m moves with m: log(high) - log(low) >= 1 - low/high >= 0",
+        "log v >= 1 - 1/v at v = high/low, with p = 1/(1+u)",
+        LOG_BELOW_LINE.certificate,
+        LOG_BELOW_LINE,
+    )
+    yield Step(
+        sp.Ge(1 - low / high, 0, evaluate=False),
+        "the right side is not negative",
+        nonnegative(1 - low / high, _u * d / (1 + _u * (small + d))),
+    )
+    y_i, y_k = sp.exp(-sign * _a), sp.exp(sign * _a)
+    yield Step(
+        sp.Eq((_p * y_i + (1 - _p) * y_k) / y_i, _p + (1 - _p) * edge, evaluate=False),
+        f"attained by e_i = {'-' if sign > 0 else ''}a and e_k = {'' if sign > 0 else '-'}a for "
+        "every other token",
+        identity((_p * y_i + (1 - _p) * y_k) / y_i, _p + (1 - _p) * edge),
+    )
+
+
+#: ``Delta <= -log(p + (1-p) e^(-2a))``.
+ENVELOPE_UPPER = Lemma(
+    key="envelope_upper",
+    title="upper envelope of the mismatch",
+    left=delta,
+    relation="<=",
+    right=-sp.log(_p + (1 - _p) * sp.exp(-2 * _a)),
+    prove=lambda: _prove_envelope(-1),
+    assumes="|e_k| <= a for every token",
+    source="trbounds",
+)
+
+#: ``-Delta <= log(p + (1-p) e^(2a))``.
+ENVELOPE_LOWER = Lemma(
+    key="envelope_lower",
+    title="lower envelope of the mismatch",
+    left=minus_delta,
+    relation="<=",
+    right=sp.log(_p + (1 - _p) * sp.exp(2 * _a)),
+    prove=lambda: _prove_envelope(1),
+    assumes="|e_k| <= a for every token",
+    source="trbounds",
+)
+
+
+# -- the (1 - p) law ---------------------------------------------------------------------------
+
+
+def _path_derivative(n: int) -> Check:
+    p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
+    x = sp.Symbol("x", real=True)
+    total = sum(pk * sp.exp(x * ek) for pk, ek in zip(p, e, strict=True))
+    slope = sp.diff(x * e[0] - sp.log(total), x)
+    expected = sum(
+        pk * sp.exp(x * ek) / total * (e[0] - ek) for pk, ek in zip(p[1:], e[1:], strict=True)
+    )
+    return identity(sp.cancel(sp.together(slope - expected)), sp.Integer(0))
+
+
+def _prove_mean_value() -> Iterable[Step]:
+    yield Step(
+        "d/dx log p_i(x) = sum_{k != i} p_k(x) (e_i - e_k) on the path p(x) = softmax(z + x e)",
+        "expanded for 2..4 tokens; each further token adds a term of the same form",
+        all_of("enumeration", "n = 2..4 tokens", [_path_derivative(n) for n in range(2, 5)]),
+    )
+    yield _mean_step("hence |d/dx log p_i(x)| <= 2a (1 - p_i(x)), and |Delta| <= 2a (1 - p_i(x~))")
+    yield Step(
+        "if Delta >= 0 then q >= p and Delta <= -log(p + (1-p) exp(-2a))",
+        "upper envelope",
+        ENVELOPE_UPPER.certificate,
+        ENVELOPE_UPPER,
+    )
+    yield Step(
+        "-log(p + (1-p) exp(-2a)) <= 2a (1-p)",
+        "concavity of the logarithm",
+        CONCAVITY.certificate,
+        CONCAVITY,
+    )
+    yield Step(
+        "if Delta < 0 then q < p and -Delta <= 2a (1-q)",
+        "the same with p and q in each other's place: p = softmax((z + e) - e), and |-e_k| <= a",
+        ENVELOPE_UPPER.certificate,
+        ENVELOPE_UPPER,
+    )
+
+
+#: ``|Delta| <= 2a (1 - min(p, q))``.
+MEAN_VALUE = Lemma(
+    key="mean_value",
+    title="the mismatch against 1 - p",
+    left=abs_delta,
+    relation="<=",
+    right=2 * _a * (1 - sp.Min(_p, _q)),
+    prove=_prove_mean_value,
+    assumes="|e_k| <= a for every token",
+    source="trbounds",
+)
+
+
+def _prove_first_order() -> Iterable[Step]:
+    upper, lower = ENVELOPE_UPPER.right, ENVELOPE_LOWER.right
+    for side, name in ((upper, "upper"), (lower, "lower")):
+        slope = sp.diff(side, _a).subs(_a, 0)
+        yield Step(
+            sp.Eq(slope, 2 * (1 - _p), evaluate=False),
+            f"slope of the {name} envelope at a = 0, where the envelope is 0",
+            all_of(
+                "identity",
+                "value and slope",
+                [identity(side.subs(_a, 0), sp.Integer(0)), identity(slope, 2 * (1 - _p))],
+            ),
+        )
+    r = sp.Symbol("r", positive=True)
+    ratio = lower.subs(_p, 1 - r) / (2 * _a * r)
+    limit = sp.limit(ratio.subs(_a, sp.Symbol("a", positive=True)), r, 0)
+    expected = (sp.exp(2 * _a) - 1) / (2 * _a)
+    yield Step(
+        "-Delta / (2a(1-p)) reaches (exp(2a) - 1)/(2a) as p -> 1: the first-order form is no bound",
+        "limit of the lower envelope, with r = 1 - p",
+        identity(limit.subs(sp.Symbol("a", positive=True), _a), expected),
+    )
+
+
+#: ``|Delta|`` is at most ``2a(1-p)`` to first order in a; it may exceed this.
+FIRST_ORDER = Lemma(
+    key="first_order",
+    title="first order of the envelope",
+    left=first_order_part,
+    relation="<=",
+    right=2 * _a * (1 - _p),
+    prove=_prove_first_order,
+    assumes="a -> 0",
+    source="trbounds",
+)
+
+
+def _prove_without_remainder() -> Iterable[Step]:
+    yield Step(
+        "log v <= v - 1: log(p + (1-p) exp(2a)) <= (1-p)(exp(2a) - 1)",
+        "lower envelope; log v >= 1 - 1/v, read at 1/v, with v = p + (1-p) exp(2a)",
+        ENVELOPE_LOWER.certificate,
+        ENVELOPE_LOWER,
+    )
+    yield Step("log v >= 1 - 1/v", "its own proof", LOG_BELOW_LINE.certificate, LOG_BELOW_LINE)
+    p, r = _P_OF_U, _u * _P_OF_U
+    product = (p + r * _y**2) * (p + r / _y**2)
+    yield Step(
+        "the lower side is the larger: (p + (1-p) y^2)(p + (1-p)/y^2) >= 1, y = exp(a) = 1 + w",
+        "p (1-p) (y - 1/y)^2, with p = 1/(1+u)",
+        nonnegative(product - 1, p * r * (_y - 1 / _y) ** 2),
+    )
+
+
+#: ``|Delta| <= (e^(2a) - 1)(1 - p)``.
+WITHOUT_REMAINDER = Lemma(
+    key="without_remainder",
+    title="a bound in terms of the unperturbed p",
+    left=abs_delta,
+    relation="<=",
+    right=(sp.exp(2 * _a) - 1) * (1 - _p),
+    prove=_prove_without_remainder,
+    assumes="|e_k| <= a for every token",
+    source="trbounds",
+)
+
+
+# -- divergences of one step -------------------------------------------------------------------
+
+
+def _prove_tv_cap() -> Iterable[Step]:
+    yield _mean_step(
+        "with A = {q > p}, P = p(A), Q = q(A): Q = P m_A/(P m_A + (1-P) m_B), and the means m_A, "
+        "m_B of exp(e) inside and outside A have m_A/m_B <= exp(2a)"
+    )
+    g, d = sp.Symbol("g", positive=True), sp.Symbol("d", nonnegative=True)
+    p, r = _P_OF_U, _u * _P_OF_U
+    yield Step(
+        "Q <= P y^2/(P y^2 + 1 - P), y = exp(a)",
+        "the fraction P g/(P g + 1 - P) increases with g = m_A/m_B; P = 1/(1+u)",
+        nonnegative(
+            p * (g + d) / (p * (g + d) + r) - p * g / (p * g + r),
+            _u * d / ((g + _u) * (g + d + _u)),
+        ),
+    )
+    gap = (_y - 1) / (_y + 1) - (p * _y**2 / (p * _y**2 + r) - p)
+    square = _w * (_y + 1 - (1 + _u)) ** 2 / ((_y + 1) * (1 + _u) * (_y**2 + _u))
+    yield Step(
+        "(y-1)/(y+1) - (Q - P) >= 0, and 0 at P = 1/(1+y)",
+        "a square, with P = 1/(1+u) and y = 1 + w",
+        nonnegative(gap, square),
+    )
+    half = sp.exp(_a / 2)
+    tanh = sp.tanh(_a / 2).rewrite(sp.exp)
+    yield Step(
+        "(exp(a) - 1)/(exp(a) + 1) = tanh(a/2)",
+        "both with exp(a/2)",
+        identity(sp.cancel(sp.together((half**2 - 1) / (half**2 + 1) - tanh)), sp.Integer(0)),
+    )
+
+
+#: ``TV(p, q) <= tanh(a/2)``.
+TV_CAP = Lemma(
+    key="tv_cap",
+    title="largest TV of one step",
+    left=tv_step,
+    relation="<=",
+    right=sp.tanh(_a / 2),
+    prove=_prove_tv_cap,
+    assumes="|e_k| <= a for every token",
+    source="trbounds",
+)
+
+
+def _prove_kl_cap() -> Iterable[Step]:
+    def relative_entropy(n: int) -> Check:
+        p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
+        log_total = sp.Symbol("log_sum", real=True)  # log sum_k p_k exp(e_k)
+        pairs = list(zip(p, e, strict=True))
+        direct = sum(pk * -(ek - log_total) for pk, ek in pairs)
+        return identity(direct, log_total - sum(pk * ek for pk, ek in pairs))
+
+    yield Step(
+        "KL(p,q) = psi(1) - psi(0) - psi'(0), psi(x) = log sum_k p_k exp(x e_k)",
+        "log(p_k/q_k) = psi(1) - e_k, psi(0) = 0 and psi'(0) = sum_k p_k e_k",
+        all_of("enumeration", "n = 2..5 tokens", [relative_entropy(n) for n in range(2, 6)]),
+    )
+    x = sp.Symbol("x", real=True)
+    psi = sp.Function("psi")(x)
+    primitive = (1 - x) * sp.diff(psi, x) + psi
+    yield Step(
+        "psi(1) - psi(0) - psi'(0) = integral_0^1 (1-x) psi''(x) dx",
+        "(1-x) psi'(x) + psi(x) is a primitive of the integrand",
+        identity(sp.diff(primitive, x), (1 - x) * sp.diff(psi, x, 2)),
+    )
+
+    def second_derivative(n: int) -> Check:
+        p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
+        terms = [pk * sp.exp(x * ek) for pk, ek in zip(p, e, strict=True)]
+        total = sum(terms)
+        mean = sum(term * ek for term, ek in zip(terms, e, strict=True)) / total
+        square = sum(term * ek**2 for term, ek in zip(terms, e, strict=True)) / total
+        gap = sp.diff(sp.log(total), x, 2) - (square - mean**2)
+        return identity(sp.cancel(sp.together(gap)), sp.Integer(0))
+
+    yield Step(
+        "psi''(x) is the variance of e under p(x)",
+        "expanded for 2 and 3 tokens; each further token adds terms of the same form",
+        all_of("enumeration", "n = 2, 3 tokens", [second_derivative(n) for n in (2, 3)]),
+    )
+    below, above = sp.symbols("a-e a+e", nonnegative=True)
+    a, e = (below + above) / 2, (above - below) / 2
+    yield Step(
+        "a^2 - e^2 = (a - e)(a + e) >= 0, so the variance is at most E e^2 <= a^2",
+        "the errors lie in [-a, a]",
+        nonnegative(a**2 - e**2, below * above),
+    )
+    yield Step(
+        "integral_0^1 (1-x) a^2 dx = a^2/2",
+        "the integral",
+        identity(sp.integrate((1 - x) * _a**2, (x, 0, 1)), _a**2 / 2),
+    )
+
+
+#: ``KL(p, q) <= a^2/2``.
+KL_CAP = Lemma(
+    key="kl_cap",
+    title="largest KL of one step",
+    left=kl_step,
+    relation="<=",
+    right=_a**2 / 2,
+    prove=_prove_kl_cap,
+    assumes="|e_k| <= a for every token",
+    source="Hoeffding 1963, lemma 1",
+)
+
+
+def _prove_chi2_cap() -> Iterable[Step]:
+    def ratio(n: int) -> Check:
+        p = _simplex(n)
+        y = sp.symbols(f"y0:{n}", positive=True)
+        pairs = list(zip(p, y, strict=True))
+        mean = sum(pk * yk for pk, yk in pairs)
+        direct = sum((pk * yk / mean) ** 2 / pk for pk, yk in pairs)
+        gap = direct - sum(pk * yk**2 for pk, yk in pairs) / mean**2
+        return identity(sp.cancel(gap), sp.Integer(0))
+
+    yield Step(
+        "1 + chi2(q,p) = E Y^2 / (E Y)^2, Y = exp(e), the mean under p",
+        "q_k = p_k Y_k / E Y",
+        all_of("enumeration", "n = 2..4 tokens", [ratio(n) for n in range(2, 5)]),
+    )
+    low, high = sp.symbols("Y-m M-Y", nonnegative=True)
+    m = sp.Symbol("m", positive=True)
+    Y, M = m + low, m + low + high
+    yield Step(
+        "(M - Y)(Y - m) >= 0: E Y^2 <= (M + m) E Y - M m",
+        "Y lies between m = exp(-a) and M = exp(a)",
+        nonnegative((M + m) * Y - M * m - Y**2, low * high),
+    )
+    x, M = sp.Symbol("E_Y", positive=True), sp.Symbol("M", positive=True)
+    gap = (M + m) ** 2 / (4 * M * m) - ((M + m) / x - M * m / x**2)
+    yield Step(
+        "E Y^2/(E Y)^2 <= (M + m)^2/(4 M m), with equality at E Y = 2 M m/(M + m)",
+        "a square",
+        nonnegative(gap, ((M + m) * x - 2 * M * m) ** 2 / (4 * M * m * x**2)),
+    )
+    half = (sp.exp(_a) + sp.exp(-_a)) ** 2 / 4 - 1
+    yield Step(
+        "(M + m)^2/(4 M m) - 1 = cosh(a)^2 - 1 = sinh(a)^2",
+        "M m = 1",
+        identity(sp.expand(half - sp.sinh(_a).rewrite(sp.exp) ** 2), sp.Integer(0)),
+    )
+
+
+#: ``chi2(q, p) <= sinh(a)^2``.
+CHI2_CAP = Lemma(
+    key="chi2_cap",
+    title="largest chi2 of one step",
+    left=chi2_step,
+    relation="<=",
+    right=sp.sinh(_a) ** 2,
+    prove=_prove_chi2_cap,
+    assumes="|e_k| <= a for every token",
+    source="trbounds (Kantorovich's inequality)",
+)
+
+
+# -- sampled tokens ----------------------------------------------------------------------------
+
+
+def _prove_selection_bias() -> Iterable[Step]:
+    def half_laplacian(n: int) -> Check:
+        p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
+        total = sum(pk * sp.exp(ek) for pk, ek in zip(p, e, strict=True))
+        mismatch = e[0] - sp.log(total)
+        weighted = sp.exp(mismatch) * mismatch  # q_i Delta_i / p_i
+        at_zero = dict.fromkeys(e, sp.Integer(0))
+        curvature = sum(sp.diff(weighted, ek, 2).subs(at_zero) for ek in e) / 2
+        rest = sum(pk**2 for pk in p[1:])
+        expected = SELECTION_BIAS.right.subs({_s: 1, _p: p[0], _R: rest})
+        return identity(sp.simplify(curvature), sp.expand(expected))
+
+    def at_rest(n: int) -> Check:
+        p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
+        total = sum(pk * sp.exp(ek) for pk, ek in zip(p, e, strict=True))
+        ratio = (sp.exp(e[0]) / total).subs(dict.fromkeys(e, sp.Integer(0)))
+        return identity(sp.simplify(ratio), sp.Integer(1))
+
+    yield Step(
+        "E[Delta | i sampled from q] = E[q_i Delta]/E[q_i] = E[(q_i/p_i) Delta] (1 + O(s^2))",
+        "Bayes. At e = 0, q_i/p_i is 1 (2..4 tokens) and Delta is 0: the mean of the first is "
+        "1 + O(s^2), and that of their product is itself O(s^2)",
+        all_of("enumeration", "n = 2..4 tokens", [at_rest(n) for n in range(2, 5)]),
+    )
+    yield Step(
+        "E F(e) = F(0) + (s^2/2) sum_k d^2F/de_k^2(0) + O(s^4), at F = (q_i/p_i) Delta, F(0) = 0",
+        "independent N(0, s^2) errors have E e_k e_l = s^2 [k = l] and no odd moments; half the "
+        "Laplacian at 0 expanded for 2..4 tokens",
+        all_of("enumeration", "n = 2..4 tokens", [half_laplacian(n) for n in range(2, 5)]),
+    )
+
+
+#: Mean mismatch of a token drawn from the perturbed policy, to order s^2.
+SELECTION_BIAS = Lemma(
+    key="selection_bias",
+    title="selection bias of sampled tokens",
+    left=sampled_mismatch,
+    relation="==",
+    right=_s**2 * ((1 - _p) ** 2 + _R - (1 - _p**2 - _R) / 2),
+    prove=_prove_selection_bias,
+    assumes="independent N(0, s^2) errors, s -> 0; R = sum of p_k^2 over the other tokens",
+    source="trbounds",
+)

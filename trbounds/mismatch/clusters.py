@@ -1,0 +1,82 @@
+"""Means over tokens with standard errors that treat the sequence as the unit."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ClusteredRatio"]
+
+Floats = NDArray[np.float64]
+
+
+class ClusteredRatio:
+    """Ratios of two sums over tokens, one ratio per bin, with errors clustered by sequence.
+
+    Tokens of one sequence depend on each other, so the sequence is the unit: with ``A_s`` and
+    ``B_s`` the sums of sequence s, the ratio is ``r = sum A / sum B`` and its standard error
+    ``sqrt(G/(G-1) sum (A_s - r B_s)^2) / sum B``, G the number of sequences with a token in the
+    bin. Accumulates and merges.
+
+    Parameters
+    ----------
+    n_bins : int
+        Number of bins.
+    """
+
+    def __init__(self, n_bins: int) -> None:
+        self.n_bins = n_bins
+        self.sequences: NDArray[np.int64] = np.zeros(n_bins, dtype=np.int64)
+        # Sums over sequences of A, B, A^2, A B and B^2.
+        self._sums = np.zeros((5, n_bins))
+
+    def add(
+        self,
+        sequence: NDArray[np.int64],
+        bins: NDArray[np.int64],
+        numerator: Floats,
+        denominator: Floats,
+    ) -> None:
+        """Add the tokens of whole sequences.
+
+        Parameters
+        ----------
+        sequence : ndarray of int64, shape (tokens,)
+            Number of each token's sequence, from 0.
+        bins : ndarray of int64, shape (tokens,)
+            Bin of each token.
+        numerator, denominator : ndarray, shape (tokens,)
+            What is summed.
+        """
+        if not sequence.size:
+            return
+        cells, where = np.unique(sequence * self.n_bins + bins, return_inverse=True)
+        a = np.bincount(where, weights=numerator, minlength=cells.size)
+        b = np.bincount(where, weights=denominator, minlength=cells.size)
+        bin_of = cells % self.n_bins
+        self.sequences += np.bincount(bin_of, minlength=self.n_bins)
+        for row, values in enumerate((a, b, a * a, a * b, b * b)):
+            self._sums[row] += np.bincount(bin_of, weights=values, minlength=self.n_bins)
+
+    def absorb(self, other: ClusteredRatio) -> None:
+        """Add the sums of another in place."""
+        self.sequences = self.sequences + other.sequences
+        self._sums = self._sums + other._sums
+
+    @property
+    def value(self) -> Floats:
+        """The ratio in each bin; NaN where there is nothing."""
+        out = np.full(self.n_bins, np.nan)
+        np.divide(self._sums[0], self._sums[1], out=out, where=self._sums[1] != 0.0)
+        return out
+
+    @property
+    def standard_error(self) -> Floats:
+        """Standard error in each bin; NaN with fewer than two sequences."""
+        _, b, aa, ab, bb = self._sums
+        out = np.full(self.n_bins, np.nan)
+        some = (self.sequences > 1) & (b != 0.0)
+        ratio, groups = self.value[some], self.sequences[some]
+        spread = np.maximum(aa[some] - 2.0 * ratio * ab[some] + ratio**2 * bb[some], 0.0)
+        out[some] = np.sqrt(spread * groups / (groups - 1.0)) / np.abs(b[some])
+        return out

@@ -1,0 +1,214 @@
+"""The contract of a law of the mismatch, and the situation it speaks about. No formulas here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from trbounds.arrays import array_namespace, asarray_float64, is_numpy, to_numpy
+from trbounds.errors import InputError
+from trbounds.mismatch.logspace import log1mexp
+from trbounds.theorem import Kind, Theorem
+
+__all__ = ["MismatchCase", "MismatchLaw", "Perturbation"]
+
+_GIVEN = ("logit_error", "logp", "log1mp", "logq", "log1mq", "noise_sd", "rest_square")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MismatchCase:
+    """One token under two policies whose logits differ by at most an error, or a batch of them.
+
+    With ``p = softmax(z)`` and ``q = softmax(z + e)``, the mismatch of token i is
+    ``Delta = log q_i - log p_i``. Probabilities are given by logarithms (natural), of the
+    probability or of its complement, so that both ends keep their digits: give ``logp`` (a number
+    such as -1e-300 is p = 1 - 1e-300) or ``log1mp``, or both where both are known better than
+    either tells. Values broadcast against each other.
+
+    Parameters
+    ----------
+    logit_error : array or float, optional
+        Largest ``|e_k|`` over the vocabulary, a. Adding a constant to all logits changes nothing,
+        so half the range of e will do.
+    logp, log1mp : array or float, optional
+        ``log p_i`` and ``log(1 - p_i)``, at most 0.
+    logq, log1mq : array or float, optional
+        ``log q_i`` and ``log(1 - q_i)``, at most 0.
+    noise_sd : array or float, optional
+        Standard deviation s of independent normal logit errors.
+    rest_square : array or float, optional
+        ``sum_{k != i} p_k^2``, in [0, 1].
+
+    Attributes
+    ----------
+    p, one_minus_p, q, one_minus_q : array or None
+        From the given logarithms, each from the one that keeps its digits.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range or not a number, or the two logarithms of one probability
+        contradict each other.
+    """
+
+    logit_error: Any = None
+    logp: Any = None
+    log1mp: Any = None
+    logq: Any = None
+    log1mq: Any = None
+    noise_sd: Any = None
+    rest_square: Any = None
+    p: Any = field(init=False, default=None)
+    one_minus_p: Any = field(init=False, default=None)
+    q: Any = field(init=False, default=None)
+    one_minus_q: Any = field(init=False, default=None)
+    xp: ModuleType = field(init=False)
+
+    def __post_init__(self) -> None:
+        given = {name: v for name in _GIVEN if (v := getattr(self, name)) is not None}
+        xp = array_namespace(*given.values())
+        like = next((v for v in given.values() if hasattr(v, "dtype")), None)
+        object.__setattr__(self, "xp", xp)
+        for name, value in given.items():
+            array = _as_array(name, value, xp, like)
+            _check(name, array, xp)
+            object.__setattr__(self, name, array)
+        for letter in ("p", "q"):
+            self._complete(letter)
+
+    def _complete(self, letter: str) -> None:
+        xp, name, other = self.xp, f"log{letter}", f"log1m{letter}"
+        log, log_rest = getattr(self, name), getattr(self, other)
+        if log is None and log_rest is None:
+            return
+        value = xp.exp(log) if log is not None else -xp.expm1(log_rest)
+        rest = xp.exp(log_rest) if log_rest is not None else -xp.expm1(log)
+        if bool(xp.any(xp.abs(value + rest - 1.0) > 1e-9)):
+            raise InputError(
+                f"found exp({name}) + exp({other}) other than 1, expected a probability and its "
+                "complement",
+                field=other,
+            )
+        object.__setattr__(self, letter, value)
+        object.__setattr__(self, f"one_minus_{letter}", rest)
+        object.__setattr__(self, name, log if log is not None else log1mexp(xp, log_rest))
+        object.__setattr__(self, other, log_rest if log_rest is not None else log1mexp(xp, log))
+
+
+def _as_array(name: str, value: Any, xp: ModuleType, like: Any) -> Any:
+    if isinstance(value, (str, bytes, bool)):
+        raise InputError(f"found {value!r}, expected a number", field=name)
+    try:
+        return asarray_float64(value, xp=xp, like=like)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"expected a number or an array of numbers ({error})", field=name
+        ) from None
+
+
+def _check(name: str, array: Any, xp: ModuleType) -> None:
+    if name.startswith("log") and name != "logit_error":
+        bad, expected = ~(array <= 0.0), "a logarithm of a probability, at most 0"
+    elif name == "rest_square":
+        bad, expected = ~((array >= 0.0) & (array <= 1.0)), "a number in [0, 1]"
+    else:
+        bad, expected = ~((array >= 0.0) & (array < math.inf)), "a finite number of at least 0"
+    if bool(xp.any(bad)):
+        found = to_numpy(array)[to_numpy(bad)].ravel()[0]
+        raise InputError(f"found {found:g}, expected {expected}", field=name)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """An instance: a distribution, the errors of its logits, and one token.
+
+    Parameters
+    ----------
+    probabilities : tuple of float
+        p, without zeros.
+    errors : tuple of float
+        e, one per token.
+    token : int
+        i.
+    """
+
+    probabilities: tuple[float, ...]
+    errors: tuple[float, ...]
+    token: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MismatchLaw(Theorem):
+    """A law of the mismatch: a theorem about a :class:`MismatchCase`.
+
+    Parameters
+    ----------
+    key, title, source, quantity, requires, formula, statement, derive, rank, assumes
+        As of every :class:`~trbounds.theorem.Theorem`; ``formula(case)`` is the upper bound, or
+        the value itself.
+    lower : callable, optional
+        ``lower(case)``: a lower bound on the same quantity.
+    remainder : str
+        Of a law that holds to leading order only: the order of what is left out.
+    relaxed : callable, optional
+        ``relaxed(case)``: a larger value that bounds the quantity without remainder.
+    attained : callable, optional
+        Returns a :class:`Perturbation` in which the quantity equals the value.
+    counterexample : callable, optional
+        Returns a :class:`Perturbation` in which the quantity exceeds a leading-order value.
+    """
+
+    lower: Callable[[MismatchCase], Any] | None = None
+    remainder: str = ""
+    relaxed: Callable[[MismatchCase], Any] | None = None
+    attained: Callable[[], Perturbation] | None = None
+    counterexample: Callable[[], Perturbation] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Leading order where something is left out; tight where attained; otherwise upper."""
+        return Kind.LEADING_ORDER if self.remainder else super().kind
+
+    def evaluate(self, case: MismatchCase) -> Any:
+        """Evaluate the law.
+
+        Parameters
+        ----------
+        case : MismatchCase
+            One token or a batch.
+
+        Returns
+        -------
+        float or array
+            In nats for a mismatch; relative error below 1e-14 for p from 1e-300 to 1 - 1e-300.
+
+        Raises
+        ------
+        InputError
+            If the case lacks what the law needs.
+        """
+        return self._apply(self.formula, case)
+
+    def evaluate_lower(self, case: MismatchCase) -> Any:
+        """Evaluate the lower side, of a law that has one; as :meth:`evaluate`."""
+        if self.lower is None:
+            raise InputError(f"the law '{self.key}' has no lower side")
+        return self._apply(self.lower, case)
+
+    def evaluate_relaxed(self, case: MismatchCase) -> Any:
+        """Evaluate the form that bounds without remainder; as :meth:`evaluate`."""
+        if self.relaxed is None:
+            raise InputError(f"the law '{self.key}' has no relaxed form")
+        return self._apply(self.relaxed, case)
+
+    def _apply(self, formula: Callable[[MismatchCase], Any], case: MismatchCase) -> Any:
+        lacking = self.missing(case)
+        if lacking:
+            hint = {"p": "logp or log1mp", "q": "logq or log1mq"}
+            names = ", ".join(hint.get(name, name) for name in lacking)
+            raise InputError(f"the law '{self.key}' needs {names}")
+        value = formula(case)
+        return float(value) if value.ndim == 0 and is_numpy(case.xp) else value
