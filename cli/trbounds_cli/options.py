@@ -5,13 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from trbounds.profile import FIELDS, POSITION_FIELDS, Conversion, DivergenceProfile
 
-__all__ = ["AsJson", "ConversionOption", "Horizon", "RewardRange", "profile_options"]
+__all__ = [
+    "AsJson",
+    "ConversionOption",
+    "Horizon",
+    "OnError",
+    "RewardRange",
+    "TraceFormat",
+    "Traces",
+    "profile_options",
+]
 
 Horizon = Annotated[int, typer.Option("--T", metavar="N", help="Horizon: the longest response.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -22,6 +31,22 @@ ConversionOption = Annotated[
 RewardRange = Annotated[
     tuple[float, float],
     typer.Option(metavar="LOW HIGH", help="Smallest and largest reward; bounds scale with it."),
+]
+Traces = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TRACE...",
+        help="Files, directories or patterns of logged sequences, or saved summaries (.tbs).",
+        show_default=False,
+    ),
+]
+TraceFormat = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="Format of the traces; by default detected."),
+]
+OnError = Annotated[
+    Literal["fail", "skip"],
+    typer.Option(help="Stop at the first bad record, or leave it out and say so."),
 ]
 
 

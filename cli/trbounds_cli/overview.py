@@ -9,6 +9,7 @@ __all__ = ["GROUPS", "command_names", "overview", "summary"]
 #: Commands in the order of the overview. Every file of ``commands/`` is in one group.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Bounds": ("bounds", "bound", "solve", "derive"),
+    "Traces": ("verify",),
 }
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "commands")

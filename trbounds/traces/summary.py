@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -331,6 +332,7 @@ def summarize(
     *,
     reward_range: tuple[float, float] = (0.0, 1.0),
     on_error: str = "fail",
+    on_batch: Callable[[TraceBatch], None] | None = None,
 ) -> TraceSummary:
     """Read traces in one pass and summarise them.
 
@@ -345,6 +347,8 @@ def summarize(
         Lowest and highest admissible reward.
     on_error : {"fail", "skip"}
         Stop at the first bad record or file, or leave it out and list it in the summary.
+    on_batch : callable, optional
+        Called with each batch that was read, for progress.
 
     Returns
     -------
@@ -369,6 +373,8 @@ def summarize(
         )
         for batch in batches:
             out._absorb(TraceSummary.of(batch, reward_range=reward_range))
+            if on_batch is not None:
+                on_batch(batch)
     if out.n_sequences == 0:
         left_out = f"; {out.counts['skipped']} were left out" if out.skipped else ""
         raise InputError(f"found no sequence{left_out}", field="paths")

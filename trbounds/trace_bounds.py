@@ -1,0 +1,134 @@
+"""Every bound on a logged trace, with its standard error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from trbounds.bound import Assessment, Bound
+from trbounds.bounds import all_bounds
+from trbounds.profile import Conversion, DivergenceProfile
+from trbounds.traces.jackknife import jackknife_error
+from trbounds.traces.profile import (
+    SEQUENCE_MEANS,
+    RewardVarianceKind,
+    leave_one_out_profile,
+    profile_of,
+    raised_profile,
+)
+from trbounds.traces.summary import TraceSummary
+
+__all__ = ["JACKKNIFE", "OBSERVED", "RAISED", "TraceBound", "TraceBounds", "bounds_on_trace"]
+
+JACKKNIFE = "jackknife over prompts"
+RAISED = "at most: every mean one standard error higher"
+OBSERVED = "none: rests on observed maxima only"
+
+
+@dataclass(frozen=True)
+class TraceBound:
+    """A bound evaluated on a trace.
+
+    Parameters
+    ----------
+    assessment : Assessment
+        Its plug-in value, and what that is good for.
+    standard_error : float
+        Of the value, observed maxima taken as they are; NaN where there is none.
+    method : str
+        How the standard error was made: :data:`JACKKNIFE` where the bound rests on means over
+        sequences, :data:`RAISED` (an upper bound on it) where it rests on means by position,
+        :data:`OBSERVED` where it rests on neither.
+    """
+
+    assessment: Assessment
+    standard_error: float
+    method: str
+
+    @property
+    def bound(self) -> Bound:
+        """The bound."""
+        return self.assessment.bound
+
+    @property
+    def value(self) -> float:
+        """Its value, in reward units."""
+        return float(self.assessment.value)
+
+
+@dataclass(frozen=True)
+class TraceBounds:
+    """All bounds on a trace.
+
+    Parameters
+    ----------
+    profile : DivergenceProfile
+        What the trace says of the two policies, completed.
+    bounds : tuple of TraceBound
+        In order of rank.
+    """
+
+    profile: DivergenceProfile
+    bounds: tuple[TraceBound, ...]
+
+    @property
+    def best(self) -> TraceBound:
+        """The smallest."""
+        return min(self.bounds, key=lambda found: found.value)
+
+    def __getitem__(self, key: str) -> TraceBound:
+        """Return a bound by its key."""
+        return next(found for found in self.bounds if found.bound.key == key)
+
+
+def bounds_on_trace(
+    summary: TraceSummary,
+    *,
+    conversion: Conversion = "pinsker",
+    reward_variance: RewardVarianceKind = "within_prompts",
+) -> TraceBounds:
+    """Evaluate every bound that a trace allows.
+
+    Parameters
+    ----------
+    summary : TraceSummary
+        The trace.
+    conversion, reward_variance
+        As for :func:`trbounds.traces.profile.profile_of`.
+
+    Returns
+    -------
+    TraceBounds
+        Values are plug-in: they rest on estimates and on maxima over the observed contexts, and
+        are not certified.
+    """
+    profile = profile_of(summary, conversion=conversion, reward_variance=reward_variance)
+    without_one = leave_one_out_profile(summary, profile, reward_variance=reward_variance)
+    raised = raised_profile(summary, profile)
+    completed = profile.complete()
+    found = []
+    for bound in all_bounds().values():
+        if bound.missing(completed):
+            continue
+        assessment = bound.assess(completed)
+        estimated = _estimated_fields(bound, profile)
+        if not estimated:
+            error, method = math.nan, OBSERVED
+        elif estimated <= set(SEQUENCE_MEANS):
+            values = np.broadcast_to(bound.evaluate(without_one), without_one.kl_seq.shape)
+            error, method = jackknife_error(np.asarray(values, dtype=np.float64)), JACKKNIFE
+        else:
+            error, method = float(bound.evaluate(raised) - assessment.value), RAISED
+        found.append(TraceBound(assessment, error, method))
+    return TraceBounds(completed, tuple(found))
+
+
+def _estimated_fields(bound: Bound, profile: DivergenceProfile) -> set[str]:
+    """Return the estimated fields that a bound takes; its maxima are observed."""
+    return {
+        name
+        for name in (*bound.requires, *bound.uses)
+        if name in profile.known and profile.provenance[name].kind == "estimated"
+    }

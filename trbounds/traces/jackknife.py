@@ -1,0 +1,117 @@
+"""Sample means over sequences, with standard errors by sequence and by prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MAX_BLOCKS", "Blocks", "Estimate", "jackknife_error"]
+
+Floats = NDArray[np.float64]
+
+MAX_BLOCKS = 500
+"""Most groups that are deleted one at a time; more prompts than that are pooled."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number estimated from a trace.
+
+    Parameters
+    ----------
+    value : float
+        The estimate.
+    standard_error : float
+        With sequences taken as independent; NaN with fewer than two.
+    jackknife_error : float
+        Delete-a-group jackknife over prompts, which allows for sequences of one prompt being
+        alike; NaN with fewer than two prompts.
+    """
+
+    value: float
+    standard_error: float
+    jackknife_error: float
+
+    @property
+    def error(self) -> float:
+        """The larger of the two standard errors; NaN if there is neither."""
+        return float(np.fmax(self.standard_error, self.jackknife_error))
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the three numbers by name."""
+        return {
+            "value": self.value,
+            "standard_error": self.standard_error,
+            "jackknife_error": self.jackknife_error,
+        }
+
+
+def jackknife_error(leave_one_out: Floats) -> float:
+    """Return the delete-a-group jackknife standard error.
+
+    Parameters
+    ----------
+    leave_one_out : ndarray, shape (G,)
+        The statistic without each group in turn.
+
+    Returns
+    -------
+    float
+        ``sqrt((G - 1)/G sum_g (theta_g - mean theta)^2)``; NaN for fewer than two groups or where
+        a value is not finite. Right for smooth functions of means, not for maxima.
+
+    Notes
+    -----
+    Source: Shao and Tu, The Jackknife and Bootstrap (1995), section 5.5.
+    """
+    groups = leave_one_out.size
+    if groups < 2 or not np.isfinite(leave_one_out).all():
+        return math.nan
+    spread = leave_one_out - leave_one_out.mean()
+    return math.sqrt((groups - 1) / groups * float(spread @ spread))
+
+
+class Blocks:
+    """The groups of sequences that a jackknife deletes.
+
+    Parameters
+    ----------
+    groups : ndarray of int64
+        Prompt of each sequence, numbered 0, 1, ... Prompts beyond :data:`MAX_BLOCKS` share a
+        block with an earlier one.
+    """
+
+    def __init__(self, groups: NDArray[np.int64]) -> None:
+        self._index = groups % MAX_BLOCKS
+        self.n_blocks = min(int(groups.max()) + 1, MAX_BLOCKS) if groups.size else 0
+        self.n_sequences = groups.size
+        self.counts = np.bincount(self._index, minlength=self.n_blocks)
+
+    def sums(self, values: Floats) -> Floats:
+        """Sum a per-sequence column over each block."""
+        total = np.bincount(self._index, weights=values, minlength=self.n_blocks)
+        return np.asarray(total, dtype=np.float64)
+
+    def leave_one_out(self, values: Floats) -> Floats:
+        """Mean of a per-sequence column without each block in turn; NaN where nothing is left."""
+        left = (self.n_sequences - self.counts).astype(np.float64)
+        total = math.fsum(values)
+        out = np.full(self.n_blocks, np.nan)
+        np.divide(total - self.sums(values), left, out=out, where=left > 0)
+        return out
+
+    def mean(self, values: Floats) -> Estimate:
+        """Estimate an expectation by the mean of a per-sequence column."""
+        n = self.n_sequences
+        mean = math.fsum(values) / n
+        spread = values - mean
+        plain = math.sqrt(float(spread @ spread) / (n - 1) / n) if n > 1 else math.nan
+        return Estimate(mean, plain, jackknife_error(self.leave_one_out(values)))
+
+    def means(self, columns: Mapping[str, Floats]) -> dict[str, Estimate]:
+        """Apply :meth:`mean` to each column."""
+        return {name: self.mean(values) for name, values in columns.items()}

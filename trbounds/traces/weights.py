@@ -1,0 +1,170 @@
+"""How far the importance weights of a trace can be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.traces.sequence_table import SequenceTable
+from trbounds.traces.token_terms import LOG_WEIGHT_CAP
+
+__all__ = [
+    "LARGEST_SHAPE",
+    "LOWEST_ESS_SHARE",
+    "WeightDiagnostics",
+    "diagnose_weights",
+    "pareto_shape",
+    "residual_of",
+    "weight_minus_one",
+]
+
+Floats = NDArray[np.float64]
+
+LOWEST_ESS_SHARE = 0.5
+"""Effective share of the sample below which a trace is called heavy: there the variance of the
+weights exceeds the square of their mean, so that most of what decides the mean is rare in the
+sample, and its own standard error is an underestimate."""
+
+LARGEST_SHAPE = 0.7
+"""Tail index above which a trace is called heavy: sample means then converge too slowly for any
+practical sample (the limit of Pareto smoothed importance sampling)."""
+
+
+@dataclass(frozen=True)
+class WeightDiagnostics:
+    """Diagnostics of the sequence weights ``W = prod_t rho_t``.
+
+    Parameters
+    ----------
+    effective_sample_size : float
+        ``(sum W)^2 / sum W^2``.
+    effective_share : float
+        The same over the number of sequences.
+    largest_weight : float
+        Largest W.
+    largest_share : float
+        Share of ``sum W`` that one sequence has.
+    residual_top_share : float
+        Share of ``sum |W - 1 - M|`` that the largest 1 % of sequences have.
+    pareto_shape : float
+        Estimated tail index k of W: moments of order 1/k and above do not exist. NaN with fewer
+        than 50 sequences.
+    heavy : bool
+        Whether the weights are too heavy to trust: `effective_share` below
+        :data:`LOWEST_ESS_SHARE`, or `pareto_shape` above :data:`LARGEST_SHAPE`.
+    """
+
+    effective_sample_size: float
+    effective_share: float
+    largest_weight: float
+    largest_share: float
+    residual_top_share: float
+    pareto_shape: float
+    heavy: bool
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence for people; None where the weights can be trusted."""
+        if not self.heavy:
+            return None
+        return (
+            "the importance weights are too heavy to trust: the effective sample is "
+            f"{self.effective_share:.0%} of the sequences (tail index {self.pareto_shape:.2f}, "
+            f"largest weight {self.largest_weight:.3g}). Error, sup and L2 estimates, and their "
+            "standard errors, can be too small"
+        )
+
+    def to_dict(self) -> dict[str, float | bool]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+def diagnose_weights(table: SequenceTable) -> WeightDiagnostics:
+    """Diagnose the weights of a trace.
+
+    Parameters
+    ----------
+    table : SequenceTable
+        With at least one sequence.
+
+    Returns
+    -------
+    WeightDiagnostics
+
+    Notes
+    -----
+    Weights are taken relative to the largest, so that none overflows. The limit on the tail
+    index is that of Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance
+    sampling", JMLR 25 (2024).
+    """
+    log_weight = table["log_weight"]
+    n = log_weight.size
+    relative = np.exp(log_weight - log_weight.max())
+    total = float(relative.sum())
+    effective = total**2 / float(relative @ relative)
+    residual = np.sort(np.abs(residual_of(table)))[::-1]
+    top = residual[: max(1, n // 100)].sum() / residual.sum() if residual.any() else 0.0
+    shape = pareto_shape(relative)
+    return WeightDiagnostics(
+        effective_sample_size=effective,
+        effective_share=effective / n,
+        largest_weight=float(np.exp(min(log_weight.max(), 700.0))),
+        largest_share=1 / total,
+        residual_top_share=float(top),
+        pareto_shape=shape,
+        heavy=effective / n < LOWEST_ESS_SHARE or shape > LARGEST_SHAPE,
+    )
+
+
+def weight_minus_one(table: SequenceTable) -> Floats:
+    """``W - 1`` of every sequence, without cancellation; W saturates at e^100."""
+    excess = np.expm1(np.minimum(table["log_weight"], LOG_WEIGHT_CAP))
+    return np.asarray(excess, dtype=np.float64)
+
+
+def residual_of(table: SequenceTable) -> Floats:
+    """``W - 1 - M`` of every sequence; W saturates at e^100."""
+    return np.asarray(weight_minus_one(table) - table["ratio_sum"], dtype=np.float64)
+
+
+def pareto_shape(values: Floats) -> float:
+    """Estimate the tail index of a positive sample.
+
+    Parameters
+    ----------
+    values : ndarray
+        Non-negative, finite.
+
+    Returns
+    -------
+    float
+        Shape k of the generalised Pareto distribution fitted to the largest
+        ``min(n/5, 3 sqrt(n))`` values above the next one, shrunk towards 1/2 as PSIS does. NaN
+        with fewer than 50 values, minus infinity where the tail has no spread.
+
+    Notes
+    -----
+    Source: Zhang and Stephens, "A new and efficient estimation method for the generalized Pareto
+    distribution", Technometrics 51 (2009).
+    """
+    n = values.size
+    if n < 50:
+        return math.nan
+    size = math.ceil(min(n / 5, 3 * math.sqrt(n)))
+    ordered = np.sort(values)[-size - 1 :]
+    tail = ordered[1:] - ordered[0]
+    quartile, largest = tail[int(size / 4 + 0.5) - 1], tail[-1]
+    if quartile <= 0:
+        return -math.inf
+    count = 30 + int(math.sqrt(size))
+    grid = (1 - np.sqrt(count / (np.arange(1, count + 1) - 0.5))) / (3 * quartile) + 1 / largest
+    grid[grid == 0] = np.finfo(np.float64).tiny
+    shapes = np.log1p(-grid[:, None] * tail).mean(axis=1)
+    likelihood = size * (np.log(-grid / shapes) - shapes - 1)
+    weight = np.exp(likelihood - likelihood.max())
+    scale = float(grid @ weight / weight.sum())
+    shape = float(np.log1p(-scale * tail).mean())
+    return (size * shape + 5) / (size + 10)
