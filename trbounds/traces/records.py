@@ -13,7 +13,7 @@ from trbounds.traces.arrow import ALIASES
 from trbounds.traces.batch import TOKEN_FIELDS, TraceBatch
 from trbounds.traces.validate import Ragged, ReadOptions, assemble
 
-__all__ = ["columns_from_records"]
+__all__ = ["batch_from_records"]
 
 _NUMBERS = ("reward", "temperature", "top_p")
 _INTEGERS = ("step", "top_k")
@@ -21,7 +21,7 @@ _STRINGS = ("logprobs_mode",)
 _LISTS = frozenset(TOKEN_FIELDS)
 
 
-def columns_from_records(
+def batch_from_records(
     records: Sequence[Mapping[str, Any]],
     names: Sequence[str],
     numbers: NDArray[np.int64],

@@ -58,17 +58,18 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         # Streams pages of one row group at a time instead of loading the file; a small buffer
         # per column, as there may be many.
         file = pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 16)
-    with file:
+    with file, _arrow_errors(source.name, pa):
         columns = _columns(list(file.schema_arrow.names), source.name)
+        width = _bytes_per_token(file.schema_arrow, pa)
         record = 0
         for group in range(file.num_row_groups):
-            rows = _rows_per_batch(file.metadata.row_group(group), options)
-            batches = file.iter_batches(rows, [group], columns, use_threads=False)
-            while True:
-                with _arrow_errors(source.name, pa):
-                    batch = next(batches, None)
-                if batch is None:
-                    break
+            # Only totals of a row group are asked for: pyarrow lets the C++ exceptions that
+            # damaged column metadata raise end the process, except while it reads.
+            size = file.metadata.row_group(group)
+            tokens = size.total_byte_size / width
+            rows = int(options.batch_tokens * size.num_rows / tokens) if tokens > 0 else 1
+            rows = min(max(rows, 1), options.batch_tokens)
+            for batch in file.iter_batches(rows, [group], columns, use_threads=False):
                 arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
                 found = columns_from_arrow(arrays, file=source.name)
                 yield assemble(
@@ -81,10 +82,14 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
                 record += batch.num_rows
 
 
-def _rows_per_batch(group: Any, options: ReadOptions) -> int:
-    """Choose a number of rows that holds about ``options.batch_tokens`` tokens."""
-    tokens = max(group.column(i).num_values for i in range(group.num_columns))
-    return max(1, int(options.batch_tokens * group.num_rows // max(tokens, 1)))
+def _bytes_per_token(schema: Any, pa: Any) -> int:
+    """Bytes that one token takes in all list columns of the file, uncompressed."""
+    total = 0
+    for kind in schema.types:
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            value = kind.value_type
+            total += max(value.bit_width // 8, 1) if pa.types.is_primitive(value) else 8
+    return max(total, 1)
 
 
 READER = Reader(
