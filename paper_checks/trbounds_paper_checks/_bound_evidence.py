@@ -227,7 +227,7 @@ def maximum_is_needed() -> Evidence:
             f"largest |Error| is at most {ratio:.3f} of the smallest of "
             f"{', '.join(WITHOUT_MAXIMUM)}"
         ),
-        true_form="the papers' bounds depend on it; bounds that do not exist",
+        true_form="the papers' bounds depend on it; there are bounds that do not",
         true_form_holds=low == high and ratio <= 1,
     )
 
