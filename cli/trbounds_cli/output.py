@@ -38,7 +38,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         right = column.endswith(">")
         table.add_column(column.rstrip(">"), justify="right" if right else "left", no_wrap=right)
@@ -46,6 +46,7 @@ def print_table(
         table.add_row(*(Text(cell) for cell in row))
     # A pipe or a file has no width: give it room instead of folding to 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(Text(title, style="bold"))
     console.print(table)
     for note in notes:
         console.print(Text(note))

@@ -8,8 +8,9 @@ __all__ = ["GROUPS", "command_names", "overview", "summary"]
 
 #: Commands in the order of the overview. Every file of ``commands/`` is in one group.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Bounds": ("bounds", "bound", "solve", "derive"),
+    "Bounds": ("bounds", "bound", "solve", "plot", "derive"),
     "Traces": ("verify",),
+    "Papers": ("table", "check", "figures"),
 }
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "commands")
