@@ -39,7 +39,9 @@ def mismatch(instance: Perturbation) -> mp.mpf:
 
 
 def pairwise(term: Callable[[mp.mpf, mp.mpf], mp.mpf]) -> Callable[[Perturbation], mp.mpf]:
-    return lambda instance: mp.fsum(term(p, q) for p, q in zip(*distributions(instance), strict=True))
+    return lambda instance: mp.fsum(
+        term(p, q) for p, q in zip(*distributions(instance), strict=True)
+    )
 
 
 #: Every quantity that a law may speak about, by its definition.
