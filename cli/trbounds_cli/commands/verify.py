@@ -105,7 +105,7 @@ def _tightest(verdicts: tuple[Verdict, ...]) -> list[Verdict]:
         family = [v for v in verdicts if v.family == verdict.family and v.holds is not False]
         if verdict is min(family, key=_room):
             shown.append(
-                replace(verdict, statement=f"{title} ({len(family)}): {verdict.statement}")
+                replace(verdict, statement=f"{title} ({len(family)}), tightest {verdict.check}")
             )
     return shown
 
