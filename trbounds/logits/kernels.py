@@ -11,15 +11,18 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.arrays import array_namespace
+from trbounds.arrays import array_namespace, to_numpy
 from trbounds.divergences.exact import Divergences, divergences, log_normaliser
 from trbounds.errors import InputError, MissingDependency
+from trbounds.logits.cuda import cuda_row_sums, is_available, is_device_array, share_with_cupy
 from trbounds.logits.numpy_kernel import COLUMNS, NumpyKernel
+from trbounds.logits.sources import bfloat16_dtype
 
-__all__ = ["Engine", "Precision", "RowDivergences", "row_divergences"]
+__all__ = ["Device", "Engine", "Precision", "RowDivergences", "row_divergences"]
 
 Precision = Literal["float64", "float32"]
 Engine = Literal["auto", "numpy", "numba"]
+Device = Literal["auto", "cpu", "cuda"]
 
 # Up to this vocabulary the rows are taken in blocks of this many logits.
 _SMALL_VOCABULARY = 4096
@@ -47,25 +50,31 @@ class _Kernel(Protocol):
 
 
 def row_divergences(
-    rollout_logits: NDArray[Any],
-    train_logits: NDArray[Any],
+    rollout_logits: Any,
+    train_logits: Any,
     *,
     precision: Precision = "float64",
     engine: Engine = "auto",
+    device: Device = "auto",
     threads: int | None = None,
 ) -> RowDivergences:
     """Compute the divergences of each row of two matrices of logits, in little memory.
 
     Parameters
     ----------
-    rollout_logits, train_logits : ndarray, shape (n, V)
+    rollout_logits, train_logits : array, shape (n, V)
         Logits of the rollout policy μ and the training policy π; float64, float32, float16 or
-        bfloat16 (ml_dtypes), memory-mapped or not. -inf is probability 0.
+        bfloat16 (ml_dtypes), memory-mapped or not. -inf is probability 0. Also CuPy arrays, and
+        arrays of other libraries on a CUDA device through DLPack (torch tensors without
+        gradient); there bfloat16 comes as 16-bit integers, ``tensor.view(torch.int16)``.
     precision : {"float64", "float32"}
         Precision of the exponentials. Relative error of kl, tv and chi2 at most 1e-10, or 1e-5,
         for TV from 1e-10 to 1.
     engine : {"auto", "numpy", "numba"}
-        "auto" takes numba where it is installed.
+        On the CPU; "auto" takes numba where it is installed.
+    device : {"auto", "cpu", "cuda"}
+        "auto" follows arrays that are on a CUDA device, and takes one for arrays on the host
+        where CuPy finds one.
     threads : int, optional
         Number of threads that share the rows; the number of usable cores by default.
         Vocabularies up to 4096 take one thread, float64 and numpy whatever is asked for.
@@ -73,7 +82,7 @@ def row_divergences(
     Returns
     -------
     RowDivergences
-        Float64 arrays of shape (n,).
+        Float64 arrays of shape (n,); CuPy arrays for logits on a CUDA device.
 
     Raises
     ------
@@ -81,16 +90,39 @@ def row_divergences(
         If the shapes or dtypes are wrong, or a row holds NaN or +inf or is -inf throughout; the
         record is the row.
     MissingDependency
-        If engine is "numba" and numba is not installed.
+        If engine is "numba" and numba is not installed, or CuPy is needed and is not.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"found {device!r}, expected 'auto', 'cpu' or 'cuda'", field="device")
+    if is_device_array(rollout_logits) or is_device_array(train_logits):
+        rollout_logits, train_logits = map(share_with_cupy, (rollout_logits, train_logits))
+        device = "cuda"
     _check_pair(rollout_logits, train_logits)
     if precision not in ("float64", "float32"):
         raise InputError(f"found {precision!r}, expected 'float64' or 'float32'", field="precision")
-    if rollout_logits.shape[1] <= _SMALL_VOCABULARY:
+    small = rollout_logits.shape[1] <= _SMALL_VOCABULARY
+    if device == "cuda" or (device == "auto" and not small and is_available()):
+        sums = _cuda_rows(rollout_logits, train_logits, precision)
+    elif small:
         sums = _small_rows(rollout_logits, train_logits)
     else:
         sums = _large_rows(rollout_logits, train_logits, precision, engine, threads)
     return RowDivergences(**{name: sums[:, k].copy() for k, name in enumerate(COLUMNS)})
+
+
+def _cuda_rows(x: Any, y: Any, precision: Precision) -> Any:
+    sums = cuda_row_sums(x, y, precision=precision)
+    bad = to_numpy(sums != sums).any(axis=1)
+    for i in np.flatnonzero(bad):
+        # NaN comes from rows that are not logits; the kernel for the CPU says what is wrong.
+        rows = [to_numpy(a[i : i + 1]) for a in (x, y)]
+        if rows[0].dtype.kind in "iu":
+            rows = [row.view(bfloat16_dtype()) for row in rows]
+        try:
+            row_divergences(*rows, precision=precision, engine="numpy", device="cpu")
+        except InputError as error:
+            raise _in_row(error, int(i)) from None
+    return sums
 
 
 def _small_rows(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
@@ -153,13 +185,14 @@ def _make_kernel(engine: str, precision: Precision) -> _Kernel:
     return NumbaKernel(precision)
 
 
-def _check_pair(x: NDArray[Any], y: NDArray[Any]) -> None:
+def _check_pair(x: Any, y: Any) -> None:
+    names = _LOGIT_DTYPES if isinstance(x, np.ndarray) else (*_LOGIT_DTYPES, "int16", "uint16")
     for logits, field in ((x, "rollout_logits"), (y, "train_logits")):
         if logits.ndim != 2 or logits.shape[1] == 0:
             raise InputError(f"found shape {logits.shape}, expected (n, vocabulary)", field=field)
-        if logits.dtype.name not in _LOGIT_DTYPES:
+        if logits.dtype.name not in names:
             raise InputError(
-                f"found dtype {logits.dtype.name}, expected one of {', '.join(_LOGIT_DTYPES)}",
+                f"found dtype {logits.dtype.name}, expected one of {', '.join(names)}",
                 field=field,
             )
     if x.shape != y.shape:

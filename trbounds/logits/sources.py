@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError, MissingDependency
 
-__all__ = ["ArraySource", "open_sources"]
+__all__ = ["ArraySource", "bfloat16_dtype", "open_sources"]
 
 _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as its specification says
 _SAFETENSORS_DTYPES = {
@@ -189,7 +189,7 @@ def _read_npy_header(
     if dtype.hasobject:
         raise InputError("found pickled objects, expected numbers", file=path, field=field)
     # numpy has no name for bfloat16 and writes it as two plain bytes.
-    return shape, _bfloat16() if dtype == np.dtype("V2") else dtype
+    return shape, bfloat16_dtype() if dtype == np.dtype("V2") else dtype
 
 
 def _read_exactly(stream: IO[bytes], count: int) -> bytes:
@@ -236,7 +236,7 @@ def _safetensors_source(
             file=path,
             field=name,
         )
-    dtype = _bfloat16() if code == "BF16" else np.dtype(_SAFETENSORS_DTYPES[code])
+    dtype = bfloat16_dtype() if code == "BF16" else np.dtype(_SAFETENSORS_DTYPES[code])
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]
     if not all(isinstance(v, int) and v >= 0 for v in (*shape, first, last)):
@@ -259,7 +259,14 @@ def _check_size(
         )
 
 
-def _bfloat16() -> np.dtype[Any]:
+def bfloat16_dtype() -> np.dtype[Any]:
+    """Return the numpy dtype of bfloat16.
+
+    Raises
+    ------
+    MissingDependency
+        If ml_dtypes is not installed.
+    """
     try:
         import ml_dtypes
     except ImportError:

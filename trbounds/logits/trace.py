@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.logits.files import LogitsBatch, LogitsFile
-from trbounds.logits.kernels import Engine, Precision, RowDivergences, row_divergences
+from trbounds.logits.kernels import Device, Engine, Precision, RowDivergences, row_divergences
 from trbounds.traces.arrow import import_pyarrow
 from trbounds.traces.writing import replacing
 
@@ -33,6 +33,7 @@ def divergences_to_trace(
     *,
     precision: Precision = "float64",
     engine: Engine = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write a canonical trace with the exact divergences of every row of a logits file.
 
@@ -44,7 +45,7 @@ def divergences_to_trace(
         without these, each row is a sequence of one token.
     out_path : path
         The Parquet file. Written under a temporary name, then renamed.
-    precision, engine : str
+    precision, engine, device : str
         As for `row_divergences`.
 
     Raises
@@ -73,7 +74,7 @@ def divergences_to_trace(
     columns = {name: np.empty(file.n) for name in ("rollout_logprobs", "train_logprobs", *_FIELDS)}
     for batch in file.batches():
         rows = slice(batch.first_row, batch.first_row + batch.rollout_logits.shape[0])
-        result = _divergences(batch, file.path, precision, engine)
+        result = _divergences(batch, file.path, precision, engine, device)
         for name in _FIELDS:
             columns[name][rows] = getattr(result, name)
         tokens = file.token_ids[rows]
@@ -99,11 +100,15 @@ def divergences_to_trace(
 
 
 def _divergences(
-    batch: LogitsBatch, path: str, precision: Precision, engine: Engine
+    batch: LogitsBatch, path: str, precision: Precision, engine: Engine, device: Device
 ) -> RowDivergences:
     try:
         return row_divergences(
-            batch.rollout_logits, batch.train_logits, precision=precision, engine=engine
+            batch.rollout_logits,
+            batch.train_logits,
+            precision=precision,
+            engine=engine,
+            device=device,
         )
     except InputError as error:
         record = None if error.record is None else batch.first_row + error.record
