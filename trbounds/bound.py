@@ -15,7 +15,15 @@ from trbounds.theorem import Kind, Source, Theorem
 if TYPE_CHECKING:
     from trbounds.oracle import TabularPair
 
-__all__ = ["ABSOLUTE_CONTINUITY", "Assessment", "Bound", "Kind", "Relaxation", "Source"]
+__all__ = [
+    "ABSOLUTE_CONTINUITY",
+    "Assessment",
+    "Bound",
+    "Kind",
+    "Relaxation",
+    "Source",
+    "largest_surrogate_gain",
+]
 
 ABSOLUTE_CONTINUITY = "the training policy gives no probability to tokens that the rollout cannot"
 

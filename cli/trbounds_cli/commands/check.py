@@ -44,9 +44,7 @@ def command(
                 ]
                 for r in results
             ],
-            [
-                f"{len(results)} claims, {len(differing)} with a verdict that is not the recorded one"
-            ],
+            [f"{len(results)} claims; {len(differing)} verdicts differ from the recorded ones"],
         )
     if differing:
         raise typer.Exit(1)
