@@ -76,7 +76,8 @@ def row_divergences(
         "auto" follows arrays that are on a CUDA device, and takes one for arrays on the host
         where CuPy finds one.
     threads : int, optional
-        Number of threads that share the rows; the number of usable cores by default.
+        Number of threads that share the rows. By default the number of usable cores for numba,
+        and one for numpy, whose threads would wait for one another between its short calls.
         Vocabularies up to 4096 take one thread, float64 and numpy whatever is asked for.
 
     Returns
@@ -148,7 +149,9 @@ def _large_rows(
 ) -> NDArray[np.float64]:
     n = x.shape[0]
     sums = np.empty((n, len(COLUMNS)))
-    workers = max(1, min(threads or len(os.sched_getaffinity(0)), n))
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if _uses_numba(engine) else 1
+    workers = max(1, min(threads, n))
 
     def work(first: int) -> None:
         kernel = _make_kernel(engine, precision)
@@ -173,13 +176,18 @@ def _in_row(error: InputError, row: int) -> InputError:
     return InputError(error.problem, record=row, field=field)
 
 
-def _make_kernel(engine: str, precision: Precision) -> _Kernel:
-    if engine == "numpy" or (engine == "auto" and find_spec("numba") is None):
-        return NumpyKernel(precision)
-    if engine not in ("auto", "numba"):
+def _uses_numba(engine: str) -> bool:
+    if engine not in ("auto", "numpy", "numba"):
         raise InputError(f"found {engine!r}, expected 'auto', 'numpy' or 'numba'", field="engine")
-    if find_spec("numba") is None:
+    found = find_spec("numba") is not None
+    if engine == "numba" and not found:
         raise MissingDependency("numba", extra="fast", purpose="engine='numba'")
+    return found and engine != "numpy"
+
+
+def _make_kernel(engine: str, precision: Precision) -> _Kernel:
+    if not _uses_numba(engine):
+        return NumpyKernel(precision)
     from trbounds.logits.numba_kernel import NumbaKernel
 
     return NumbaKernel(precision)

@@ -79,7 +79,8 @@ class NumpyKernel:
         self._precision = precision
         self._dtype = np.dtype(precision)
         self._wide = [np.empty(CHUNK) for _ in range(3)]
-        self._buffers = [np.empty(CHUNK, dtype=self._dtype) for _ in range(4)]
+        count = 2 if precision == "float64" else 4
+        self._buffers = [np.empty(CHUNK, dtype=self._dtype) for _ in range(count)]
 
     def row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         """Return the sums named by `COLUMNS` for one row of logits of each policy.
@@ -112,7 +113,7 @@ class NumpyKernel:
             chunk = row[start : start + CHUNK]
             logit = self._wide[0][: chunk.size]
             np.copyto(logit, chunk)
-            top = float(logit.max())
+            top = float((chunk if chunk.dtype.kind == "f" else logit).max())
             if not top < math.inf:
                 found = "NaN" if math.isnan(top) else "+inf"
                 raise InputError(f"found {found}, expected logits below +inf", field=field)
@@ -190,20 +191,19 @@ class NumpyKernel:
         low, high = float(delta.min()), float(delta.max())
         if not self._is_ordinary(low, high):
             return _general_sums(logit, other, norm_x, shift, correction)
+        # Buffers are used again as soon as they are free: together they must fit the cache.
         logit -= norm_x.peak
-        weight, d, rise, kl_terms = (buffer[: a.size] for buffer in self._buffers)
-        if self._precision == "float64":
-            d = delta
-            np.exp(logit, out=weight)
-            entropy = -_dot(weight, logit)
-        else:
+        weight, scratch, *narrow = (buffer[: a.size] for buffer in self._buffers)
+        d, argument = narrow or (delta, logit)
+        if narrow:
             np.copyto(d, delta, casting="same_kind")
-            np.copyto(rise, logit, casting="same_kind")
-            np.exp(rise, out=weight)
-            entropy = -_dot(weight, rise)
-        np.expm1(d, out=rise)
+            np.copyto(argument, logit, casting="same_kind")
+        np.exp(argument, out=weight)
+        entropy = -_dot(weight, argument)
+        rise = np.expm1(d, out=argument)
+        kl_terms = other.view(self._dtype)[: a.size]
         if correction != 0.0 or self._precision == "float32":
-            self._expm1_minus(d, rise, kl_terms)
+            self._expm1_minus(d, rise, kl_terms, scratch)
         else:
             np.subtract(rise, d, out=kl_terms)
         kl = _dot(weight, kl_terms)
@@ -214,9 +214,10 @@ class NumpyKernel:
         sums[5] = max(-low, high)
         return sums
 
-    def _expm1_minus(self, d: NDArray[Any], rise: NDArray[Any], out: NDArray[Any]) -> None:
-        """Write exp(d) - 1 - d, given rise = expm1(d), without cancellation."""
-        t = self._wide[1].view(self._dtype)[: d.size]  # the logits of pi are no longer needed
+    def _expm1_minus(
+        self, d: NDArray[Any], rise: NDArray[Any], out: NDArray[Any], t: NDArray[Any]
+    ) -> None:
+        """Write exp(d) - 1 - d to out, given rise = expm1(d), without cancellation."""
         np.clip(d, -_SERIES_LIMIT, _SERIES_LIMIT, out=t)
         out.fill(_SERIES[self._precision][-1])
         for coefficient in reversed(_SERIES[self._precision][:-1]):
