@@ -239,9 +239,11 @@ def draw(data: HorizonData, ax: Axes) -> None:
     floor = max(low, data.reward_width * 1e-4)
     ax.set_ylim(min(floor, data.reward_width / 10) / 1.5, max(high, data.reward_width * 10) * 1.5)
     shade_vacuous(ax, data.reward_width)
-    point = ", ".join(f"{_SYMBOLS.get(n, n)} = {number(v)}" for n, v in data.point.items())
-    dashed = "" if all(c.is_paper for c in data.curves) else "; dashed: trbounds"
-    ax.set_title(point + dashed, loc="left")
+    said = [f"{_SYMBOLS.get(name, name)} = {number(v)}" for name, v in data.point.items()]
+    if not all(curve.is_paper for curve in data.curves):
+        said[-1] += "; dashed: trbounds"
+    lines = [", ".join(said[i : i + 3]) for i in range(0, len(said), 3)]
+    ax.set_title("\n".join(lines), loc="left")
     label_ends(
         ax,
         [

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from trbounds.bounds import get_bound
 from trbounds.errors import InputError
 from trbounds.profile import DivergenceProfile
+from trbounds.trace_bounds import bounds_on_trace
+from trbounds.traces import example_path, summarize
 from trbounds_figures import (
     acceptance,
     caps,
@@ -24,6 +28,7 @@ from trbounds_figures import (
     radius,
     render,
     sparse,
+    traces,
 )
 
 
@@ -243,6 +248,52 @@ def test_radius_is_where_a_bound_meets_the_largest_gain() -> None:
     assert first == 16
     expected = first / (2 * (first * (first - 1)) ** 2)
     assert found.radius["classical"][0] == pytest.approx(expected, rel=0.1)
+
+
+def test_traces_measures_what_the_library_says(tmp_path: Path) -> None:
+    found = traces.measure({"example": example_path()})
+    expected = bounds_on_trace(summarize([example_path()]))
+    (example,) = found.traces
+    assert set(example.bounds) <= set(traces.BOUNDS)
+    for key, measured in example.bounds.items():
+        assert measured.value == expected[key].value
+    assert example.bounds["classical"].standard_error is None
+    saved = tmp_path / "values.json"
+    saved.write_text(found.to_json())
+    assert traces.data(saved) == found
+    (ax,) = render("traces", found).axes
+    titles = [text.get_text() for panel in ax.child_axes for text in panel.findobj(Text)]
+    assert "example" in titles
+
+
+def test_a_known_largest_error_replaces_the_estimate() -> None:
+    (found,) = traces.measure({"a": example_path()}, {"a": (0.25, 0.01)}).traces
+    assert found.sup_error == traces.Measured(0.25, 0.01)
+
+
+def test_recorded_traces_agree_with_the_theory() -> None:
+    recorded = {trace.name: trace for trace in traces.data().traces}
+    assert len(recorded) == 6
+    for trace in recorded.values():
+        assert set(trace.bounds) == set(traces.BOUNDS)
+        sup = trace.sup_error
+        assert sup.standard_error is not None
+        # Bounds that do not use the reward's variance hold for every reward.
+        for key in ("classical", "pinsker_marginal", "mixed", "adaptive", "chi2_kl"):
+            assert trace.bounds[key].value > sup.value - 3 * sup.standard_error
+        best_of_papers = min(trace.bounds[key].value for key in traces.BOUNDS[:4])
+        assert best_of_papers > 1  # vacuous on every one of them
+        assert trace.bounds["martingale"].value < 1
+    assert recorded["fp8"].bounds["adaptive"].value == pytest.approx(6.007, rel=0.01)
+    assert recorded["stale_k4"].bounds["chi2_kl"].value == pytest.approx(0.7715, rel=0.01)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"traces": [{"name": "a"}]}', "[1]"])
+def test_a_broken_record_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match="not a record of bounds on traces"):
+        traces.data(path)
 
 
 @pytest.mark.parametrize(

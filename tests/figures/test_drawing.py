@@ -36,7 +36,8 @@ def drawn(name: str) -> Figure:
 def texts(figure: Figure) -> list[Text]:
     """Every text that is drawn: matplotlib also keeps labels of ticks beyond the limits."""
     beyond = set()
-    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+    panels = [panel for ax in figure.axes for panel in (ax, *ax.child_axes)]
+    for axis in (axis for ax in panels for axis in (ax.xaxis, ax.yaxis)):
         scale = axis.get_transform()
         low, high = sorted(scale.transform(axis.get_view_interval()))
         slack = 1e-6 * (high - low)
@@ -64,6 +65,7 @@ def test_expected_figures_are_found() -> None:
         "ppo_clip",
         "radius",
         "sparse",
+        "traces",
     }
 
 
@@ -72,9 +74,29 @@ def test_unknown_figure_lists_the_figures() -> None:
         get_figure("horizn")
 
 
-@pytest.mark.parametrize("name", NAMES)
+_MANY: dict[str, Any] = {
+    "T": 100_000,
+    "kl_max": 1e-5,
+    "kl_seq": 0.01,
+    "tv_max": 1e-3,
+    "tv_seq": 0.05,
+    "chi2_max": 2e-5,
+    "chi2_path_max": 0.1,
+    "kl_path_max": 0.05,
+    "reward_var": 0.05,
+}
+
+
+def crowded() -> Figure:
+    """The horizon figure with every scalar known, hence a dozen curves."""
+    figure = render("horizon", get_figure("horizon").data(**_MANY))
+    figure.draw_without_rendering()
+    return figure
+
+
+@pytest.mark.parametrize("name", [*NAMES, "horizon, crowded"])
 def test_texts_do_not_overlap_and_are_not_clipped(name: str) -> None:
-    figure = drawn(name)
+    figure = drawn(name) if name in NAMES else crowded()
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]
     page = figure.bbox
     for text, box in boxes:
@@ -94,7 +116,7 @@ def test_texts_do_not_overlap_and_are_not_clipped(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_can_be_read_at_column_width(name: str) -> None:
     figure = drawn(name)
-    assert figure.get_figwidth() <= 3.5
+    assert figure.get_figwidth() <= (7.0 if figure.axes[0].child_axes else 3.5)
     assert min(float(text.get_fontsize()) for text in texts(figure)) >= 7
 
 
@@ -102,9 +124,10 @@ def test_texts_can_be_read_at_column_width(name: str) -> None:
 def test_axes_are_labelled_and_something_is_drawn(name: str) -> None:
     (ax,) = drawn(name).axes
     assert ax.get_xlabel()
-    assert ax.get_ylabel()
-    assert ax.has_data()
-    assert ax.lines or ax.collections
+    panels = ax.child_axes or [ax]
+    assert all(panel.lines or panel.collections for panel in panels)
+    # A column of names says what the panels' vertical axis is.
+    assert ax.get_ylabel() or all(label.get_text() for label in panels[0].get_yticklabels())
 
 
 def test_drawing_leaves_matplotlib_as_it_was() -> None:
