@@ -14,7 +14,6 @@ from trbounds.mismatch.joint import (
 from trbounds.mismatch.law import MismatchCase, MismatchLaw, Perturbation
 from trbounds.mismatch.laws import all_laws, get_law
 from trbounds.mismatch.measured import (
-    Estimate,
     MismatchBin,
     MismatchSummary,
     smallest_logit_error,
@@ -23,7 +22,6 @@ from trbounds.mismatch.rows import TokenMismatch, summarize_rows, token_mismatch
 
 __all__ = [
     "LARGEST_LOGIT_ERROR",
-    "Estimate",
     "LogitErrorBudget",
     "MismatchBin",
     "MismatchCase",

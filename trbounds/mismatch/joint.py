@@ -147,7 +147,8 @@ def largest_logit_error(
     Returns
     -------
     LogitErrorBudget
-        To 1e-10 relative; 0 where not even a = 1e-60 keeps within the budget, infinity where a bound keeps within the budget up to a = 350.
+        To 1e-10 relative; 0 where not even a = 1e-60 keeps within the budget, infinity where a
+        bound keeps within it up to a = 350.
 
     Raises
     ------

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, asarray_float64, is_numpy
+from trbounds.clusters import ClusteredEstimate, ClusteredRatio
 from trbounds.errors import InputError
-from trbounds.mismatch.clusters import ClusteredRatio
 from trbounds.mismatch.law import MismatchCase
 from trbounds.mismatch.logspace import half_log_odds_difference, log1mexp
 from trbounds.traces.batch import TraceBatch
@@ -20,7 +20,7 @@ from trbounds.traces.extremes import Extreme
 from trbounds.traces.histogram import Histogram
 from trbounds.traces.token_terms import k3_of
 
-__all__ = ["Estimate", "MismatchBin", "MismatchSummary", "smallest_logit_error"]
+__all__ = ["MismatchBin", "MismatchSummary", "smallest_logit_error"]
 
 Floats = NDArray[np.float64]
 
@@ -77,22 +77,6 @@ def smallest_logit_error(logp: Any, logq: Any) -> Any:
     return float(value) if value.ndim == 0 and is_numpy(xp) else value
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A sample mean or ratio.
-
-    Parameters
-    ----------
-    value : float
-        The estimate.
-    standard_error : float
-        Clustered by sequence; NaN with fewer than two sequences.
-    """
-
-    value: float
-    standard_error: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class MismatchBin:
     """Tokens of one range of probability under the training policy.
@@ -103,7 +87,7 @@ class MismatchBin:
         The range of p, and of 1 - p (each to full precision).
     tokens, sequences : int
         How many, and in how many sequences.
-    abs_mismatch : Estimate
+    abs_mismatch : ClusteredEstimate
         Mean of ``|log mu - log pi|``.
     abs_mismatch_max : float
         The largest one observed.
@@ -111,7 +95,7 @@ class MismatchBin:
         The largest :func:`smallest_logit_error` observed.
     one_minus_p : float
         Mean of 1 - p, against which the mismatch is to be held.
-    bias : Estimate
+    bias : ClusteredEstimate
         Mean of ``log mu - log pi`` over the sampled tokens.
     predicted_low, predicted_high : float
         What the law ``selection_bias`` predicts with the noise variance of the summary. An
@@ -124,11 +108,11 @@ class MismatchBin:
     rest_high: float
     tokens: int
     sequences: int
-    abs_mismatch: Estimate
+    abs_mismatch: ClusteredEstimate
     abs_mismatch_max: float
     logit_error_max: float
     one_minus_p: float
-    bias: Estimate
+    bias: ClusteredEstimate
     predicted_low: float
     predicted_high: float
 
@@ -290,13 +274,13 @@ class MismatchSummary:
         return self.histogram.quantile(q)
 
     @property
-    def noise_variance(self) -> Estimate:
+    def noise_variance(self) -> ClusteredEstimate:
         """Variance s^2 of independent logit errors that would make the observed KL.
 
         ``2 sum kl / sum (1 - sum_k p_k^2)``, with k3 for kl where it is not logged, and the
         probability of the sampled token for ``sum_k p_k^2`` where that was not given.
         """
-        return Estimate(float(self._noise.value[0]), float(self._noise.standard_error[0]))
+        return ClusteredEstimate(float(self._noise.value[0]), float(self._noise.standard_error[0]))
 
     def bins(self) -> list[MismatchBin]:
         """Statistics by probability under the training policy, from unlikely to likely.
@@ -316,11 +300,11 @@ class MismatchSummary:
                 rest_high=float(1.0 / (1.0 + odds[i])),
                 tokens=int(self._tokens[i]),
                 sequences=int(self._bias.sequences[i]),
-                abs_mismatch=Estimate(float(columns[0][i]), float(columns[1][i])),
+                abs_mismatch=ClusteredEstimate(float(columns[0][i]), float(columns[1][i])),
                 abs_mismatch_max=float(self._maxima[0, i]),
                 logit_error_max=float(self._maxima[1, i]),
                 one_minus_p=float(self._sums[0, i] / self._tokens[i]),
-                bias=Estimate(float(columns[2][i]), float(bias_error[i])),
+                bias=ClusteredEstimate(float(columns[2][i]), float(bias_error[i])),
                 predicted_low=float(variance * self._sums[1, i] / self._tokens[i]),
                 predicted_high=float(variance * self._sums[2, i] / self._tokens[i]),
             )

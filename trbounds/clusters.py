@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ClusteredRatio"]
+__all__ = ["ClusteredEstimate", "ClusteredRatio"]
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClusteredEstimate:
+    """A mean or ratio over tokens or sequences.
+
+    Parameters
+    ----------
+    value : float
+        The estimate; NaN without data.
+    standard_error : float
+        With sequences taken as independent; NaN with fewer than two.
+    """
+
+    value: float
+    standard_error: float
+
+    @classmethod
+    def mean(cls, values: Floats) -> ClusteredEstimate:
+        """Mean of one number per sequence."""
+        n = values.size
+        value = math.fsum(values) / n if n else math.nan
+        if n < 2 or not math.isfinite(value):
+            return cls(value, math.nan)
+        spread = math.fsum((values - value) ** 2)
+        return cls(value, math.sqrt(spread / (n * (n - 1))))
 
 
 class ClusteredRatio:

@@ -1,0 +1,143 @@
+"""The contract of a law of pruning, and the situation it speaks about. No formulas here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from types import ModuleType
+from typing import Any
+
+from trbounds.arrays import array_namespace, asarray_float64, is_numpy, to_numpy
+from trbounds.errors import InputError
+from trbounds.theorem import Kind, Theorem
+
+__all__ = ["PruningCase", "PruningLaw"]
+
+_FRACTIONS = ("pruned_mass", "pruned_mass_max", "kept_product", "tv")
+_COUNTS = ("T", "vocabulary")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PruningCase:
+    """What is known of a pruned policy. Values may be arrays that broadcast.
+
+    Parameters
+    ----------
+    T : array or int, optional
+        Horizon.
+    vocabulary : array or int, optional
+        Number of tokens, n.
+    min_p : array or float, optional
+        Threshold: tokens less likely than this times the likeliest are pruned; in (0, 1].
+    pruned_mass : array or float, optional
+        Mass ``1 - Z`` that a context loses, in [0, 1).
+    pruned_mass_max : array or float, optional
+        The largest one over contexts, in [0, 1).
+    pruned_mass_total : array or float, optional
+        ``E_full[sum_t (1 - Z(c_t))]``, the mean over full rollouts.
+    kept_product : array or float, optional
+        ``E_pruned[prod_t Z(c_t)]``, the mean over pruned rollouts, in (0, 1].
+    kl, tv : array or float, optional
+        KL(rollout‖train) in nats and TV of two policies before both are pruned to one set.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range or not a number.
+    """
+
+    T: Any = None
+    vocabulary: Any = None
+    min_p: Any = None
+    pruned_mass: Any = None
+    pruned_mass_max: Any = None
+    pruned_mass_total: Any = None
+    kept_product: Any = None
+    kl: Any = None
+    tv: Any = None
+    xp: ModuleType = field(init=False)
+
+    def __post_init__(self) -> None:
+        given = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.init and getattr(self, f.name) is not None
+        }
+        xp = array_namespace(*given.values())
+        like = next((v for v in given.values() if hasattr(v, "dtype")), None)
+        object.__setattr__(self, "xp", xp)
+        for name, value in given.items():
+            array = asarray_float64(value, xp=xp, like=like)
+            bad, expected = _limits(name, array, xp)
+            if bool(xp.any(bad)):
+                found = to_numpy(array)[to_numpy(bad)].ravel()[0]
+                raise InputError(f"found {found:g}, expected {expected}", field=name)
+            object.__setattr__(self, name, array)
+
+
+def _limits(name: str, x: Any, xp: ModuleType) -> tuple[Any, str]:
+    if name in _COUNTS:
+        return ~((x >= 1) & (x == xp.round(x)) & (x < 2.0**53)), "a whole number of at least 1"
+    if name == "min_p":
+        return ~((x > 0) & (x <= 1)), "a number in (0, 1]"
+    if name in _FRACTIONS:
+        most = x < 1 if name.startswith("pruned") else x <= 1
+        return ~((x >= 0) & most), f"a number in [0, 1{')' if name.startswith('pruned') else ']'}"
+    return ~((x >= 0) & (x < math.inf)), "a finite number of at least 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningLaw(Theorem):
+    """A law of pruning: a theorem about a :class:`PruningCase`.
+
+    Parameters
+    ----------
+    key, title, source, quantity, requires, formula, statement, derive, rank, assumes
+        As of every :class:`~trbounds.theorem.Theorem`.
+    exact : bool
+        Whether the quantity equals the value; otherwise it is at most the value.
+    relaxed : callable, optional
+        ``relaxed(case)``: a simpler, larger value.
+    """
+
+    exact: bool = False
+    relaxed: Callable[[PruningCase], Any] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Exact, or an upper bound."""
+        return Kind.EXACT if self.exact else super().kind
+
+    def evaluate(self, case: PruningCase) -> Any:
+        """Evaluate the law.
+
+        Parameters
+        ----------
+        case : PruningCase
+            What is known.
+
+        Returns
+        -------
+        float or array
+            A total variation, a probability, or nats for a KL; relative error below 1e-14.
+
+        Raises
+        ------
+        InputError
+            If the case lacks what the law needs.
+        """
+        return self._apply(self.formula, case)
+
+    def evaluate_relaxed(self, case: PruningCase) -> Any:
+        """Evaluate the simpler form; as :meth:`evaluate`."""
+        if self.relaxed is None:
+            raise InputError(f"the law '{self.key}' has no relaxed form")
+        return self._apply(self.relaxed, case)
+
+    def _apply(self, formula: Callable[[PruningCase], Any], case: PruningCase) -> Any:
+        lacking = self.missing(case)
+        if lacking:
+            raise InputError(f"the law '{self.key}' needs {', '.join(lacking)}")
+        value = formula(case)
+        return float(value) if value.ndim == 0 and is_numpy(case.xp) else value

@@ -1,0 +1,273 @@
+"""Bias bought against mismatch removed, over thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.arrays import to_numpy
+from trbounds.clusters import ClusteredEstimate
+from trbounds.divergences import divergences
+from trbounds.errors import InputError
+from trbounds.mismatch.rows import token_mismatch
+from trbounds.pruning.law import PruningCase
+from trbounds.pruning.laws import get_law
+from trbounds.pruning.pair import SafeSets, keeps_support, prune_both
+from trbounds.pruning.sets import Pruned, checked_min_p
+
+__all__ = ["PruningTrade", "SweepRow", "sweep"]
+
+Floats = NDArray[np.float64]
+
+# Logits per block of rows: some twenty float64 temporaries of this size are alive at once.
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningTrade:
+    """Two policies over rows of logits, at one threshold or without pruning.
+
+    Parameters
+    ----------
+    kl, tv, chi2 : ClusteredEstimate
+        Means over rows of KL(rollout‖train) in nats, TV and χ²(train‖rollout); infinite if one
+        row's is.
+    abs_mismatch : ClusteredEstimate or None
+        Mean ``|log train - log rollout|`` of the sampled tokens that stay; None without token ids,
+        NaN where none stays.
+    abs_mismatch_max : float or None
+        The largest one.
+    """
+
+    kl: ClusteredEstimate
+    tv: ClusteredEstimate
+    chi2: ClusteredEstimate
+    abs_mismatch: ClusteredEstimate | None
+    abs_mismatch_max: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """What one threshold buys and costs. The standard errors take rows as independent.
+
+    Parameters
+    ----------
+    min_p : float
+        The threshold.
+    sets : {"rollout", "own"}
+        Whose safe sets were used.
+    n_rows : int
+        Number of contexts.
+    n_kept : float
+        Mean number of tokens that the rollout policy keeps.
+    pruned_mass : ClusteredEstimate
+        Mean ``1 - Z`` of the rollout policy: the bias per token.
+    pruned_mass_max : float
+        The largest one observed.
+    train_pruned_mass : ClusteredEstimate
+        Mean mass that the training policy loses.
+    pruned_mass_limit : float
+        The largest that this vocabulary and threshold allow.
+    sequence_union : float or None
+        ``T`` times the mean pruned mass: at least the TV of whole sequences, if the rows are
+        contexts of full rollouts taken evenly from all T positions. None without T.
+    sequence_horizon : float or None
+        ``1 - (1 - pruned_mass_max)^T``; None without T.
+    sampled_pruned : float or None
+        Share of sampled tokens that fall outside the safe set; None without token ids.
+    not_absolutely_continuous : float
+        Share of rows in which the pruned training policy leaves the pruned rollout policy's
+        support, so that no bound on Error applies.
+    before, after : PruningTrade
+        The mismatch without pruning and with it.
+    """
+
+    min_p: float
+    sets: SafeSets
+    n_rows: int
+    n_kept: float
+    pruned_mass: ClusteredEstimate
+    pruned_mass_max: float
+    train_pruned_mass: ClusteredEstimate
+    pruned_mass_limit: float
+    sequence_union: float | None
+    sequence_horizon: float | None
+    sampled_pruned: float | None
+    not_absolutely_continuous: float
+    before: PruningTrade
+    after: PruningTrade
+
+    def removed(self, name: str) -> float:
+        """Share of a mean that pruning removes; negative where it adds.
+
+        Parameters
+        ----------
+        name : str
+            ``"kl"``, ``"tv"``, ``"chi2"`` or ``"abs_mismatch"``.
+        """
+        first, last = getattr(self.before, name), getattr(self.after, name)
+        if first is None:
+            raise InputError("the mismatch of sampled tokens needs token ids", field=name)
+        return float(1.0 - last.value / first.value) if first.value else 0.0
+
+
+def sweep(
+    rollout_logits: Any,
+    train_logits: Any,
+    thresholds: Iterable[float],
+    *,
+    token_ids: Any = None,
+    T: int | None = None,
+    sets: SafeSets = "rollout",
+) -> list[SweepRow]:
+    """Prune two policies at several thresholds: the bias of each, and the mismatch it removes.
+
+    Parameters
+    ----------
+    rollout_logits, train_logits : array, shape (n, V)
+        Logits of both policies; memory-mapped arrays are read in blocks of rows.
+    thresholds : iterable of float
+        Values of min-p in (0, 1].
+    token_ids : array of int, shape (n,), optional
+        The sampled tokens.
+    T : int, optional
+        Horizon over which to carry the bias per token.
+    sets : {"rollout", "own"}
+        Whose safe sets prune the two policies.
+
+    Returns
+    -------
+    list of SweepRow
+        In the order of the thresholds.
+
+    Raises
+    ------
+    InputError
+        As :func:`~trbounds.pruning.prune_pair` and
+        :func:`~trbounds.mismatch.token_mismatch`; also without thresholds or rows.
+    """
+    levels = [checked_min_p(value) for value in thresholds]
+    if not levels:
+        raise InputError("expected at least one threshold", field="thresholds")
+    if len(rollout_logits.shape) != 2 or rollout_logits.shape[0] == 0:
+        raise InputError(
+            f"found shape {tuple(rollout_logits.shape)}, expected (n, vocabulary), n at least 1",
+            field="rollout_logits",
+        )
+    if tuple(train_logits.shape) != tuple(rollout_logits.shape):
+        raise InputError(
+            f"found shape {tuple(train_logits.shape)}, expected {tuple(rollout_logits.shape)} as "
+            "in 'rollout_logits'",
+            field="train_logits",
+        )
+    if token_ids is not None and tuple(token_ids.shape) != (rollout_logits.shape[0],):
+        raise InputError(
+            f"found shape {tuple(token_ids.shape)}, expected ({rollout_logits.shape[0]},)",
+            field="token_ids",
+        )
+    blocks: list[list[dict[str, Floats]]] = [[] for _ in levels]
+    for part in _parts(*rollout_logits.shape):
+        ids = None if token_ids is None else token_ids[part]
+        x, y = rollout_logits[part], train_logits[part]
+        before = _before(x, y, ids)
+        for found, level in zip(blocks, levels, strict=True):
+            found.append(before | _after(*prune_both(x, y, level, sets), before, ids))
+    vocabulary = int(rollout_logits.shape[1])
+    return [
+        _row(level, sets, vocabulary, T, _joined(found))
+        for level, found in zip(levels, blocks, strict=True)
+    ]
+
+
+def _parts(n: int, vocabulary: int) -> Iterator[slice]:
+    rows = max(1, _BLOCK // vocabulary)
+    return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
+
+
+def _host(columns: dict[str, Any]) -> dict[str, Floats]:
+    return {name: to_numpy(values).astype(np.float64) for name, values in columns.items()}
+
+
+def _divergence_columns(when: str, x: Any, y: Any) -> dict[str, Any]:
+    found = divergences(x, y)
+    return {f"{when}_{name}": getattr(found, name) for name in ("kl", "tv", "chi2")}
+
+
+def _before(x: Any, y: Any, ids: Any) -> dict[str, Floats]:
+    """Divergences of full rows; with token ids the log-ratio of each sampled token."""
+    found = _host(_divergence_columns("before", x, y))
+    if ids is not None:
+        tokens = token_mismatch(x, y, ids)
+        found["log_ratio"] = to_numpy(tokens.logp) - to_numpy(tokens.logq)
+        found["before_mismatch"] = np.abs(found["log_ratio"])
+    return found
+
+
+def _after(
+    rollout: Pruned, train: Pruned, before: dict[str, Floats], ids: Any
+) -> dict[str, Floats]:
+    """The same of pruned rows, and what was pruned."""
+    found = _host(
+        {
+            "n_kept": rollout.n_kept,
+            "pruned_mass": rollout.pruned_mass,
+            "train_pruned_mass": train.pruned_mass,
+            "absolutely_continuous": keeps_support(rollout, train),
+            **_divergence_columns("after", rollout.logits, train.logits),
+        }
+    )
+    if ids is not None:
+        chosen = np.asarray(to_numpy(ids))[:, None]
+        kept = to_numpy(rollout.kept) & to_numpy(train.kept)
+        found["sampled_kept"] = np.take_along_axis(kept, chosen, axis=1)[:, 0].astype(np.float64)
+        shift = to_numpy(rollout.log_kept) - to_numpy(train.log_kept)
+        found["after_mismatch"] = np.abs(before["log_ratio"] + shift)
+    return found
+
+
+def _joined(blocks: list[dict[str, Floats]]) -> dict[str, Floats]:
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _row(
+    min_p: float, sets: SafeSets, vocabulary: int, T: int | None, found: dict[str, Floats]
+) -> SweepRow:
+    mass = ClusteredEstimate.mean(found["pruned_mass"])
+    largest = float(found["pruned_mass"].max())
+    everything = np.ones(found["pruned_mass"].size, dtype=bool)
+    kept = found["sampled_kept"] > 0.0 if "sampled_kept" in found else None
+    limit = get_law("vocabulary").evaluate(PruningCase(vocabulary=vocabulary, min_p=min_p))
+    horizon = None
+    if T is not None:
+        horizon = get_law("horizon").evaluate(PruningCase(T=T, pruned_mass_max=largest))
+    return SweepRow(
+        min_p=min_p,
+        sets=sets,
+        n_rows=everything.size,
+        n_kept=float(found["n_kept"].mean()),
+        pruned_mass=mass,
+        pruned_mass_max=largest,
+        train_pruned_mass=ClusteredEstimate.mean(found["train_pruned_mass"]),
+        pruned_mass_limit=limit,
+        sequence_union=None if T is None else T * mass.value,
+        sequence_horizon=horizon,
+        sampled_pruned=None if kept is None else float(1.0 - kept.mean()),
+        not_absolutely_continuous=float(1.0 - found["absolutely_continuous"].mean()),
+        before=_trade("before", found, everything if kept is not None else None),
+        after=_trade("after", found, kept),
+    )
+
+
+def _trade(when: str, found: dict[str, Floats], tokens: NDArray[np.bool_] | None) -> PruningTrade:
+    values = None if tokens is None else found[f"{when}_mismatch"][tokens]
+    return PruningTrade(
+        kl=ClusteredEstimate.mean(found[f"{when}_kl"]),
+        tv=ClusteredEstimate.mean(found[f"{when}_tv"]),
+        chi2=ClusteredEstimate.mean(found[f"{when}_chi2"]),
+        abs_mismatch=None if values is None else ClusteredEstimate.mean(values),
+        abs_mismatch_max=None if values is None else float(values.max(initial=0.0)),
+    )
