@@ -64,6 +64,24 @@ class _Positions:
         return self.factor * summary.positions.standard_error(self.quantity)
 
 
+def _clustered_errors(summary: TraceSummary) -> dict[str, Floats]:
+    """Standard errors of the position fields, prompts allowed for.
+
+    Those by position take sequences as independent. The factor by which prompts raise the
+    standard error of the sum over positions is applied to each of them.
+    """
+    blocks, means = Blocks(summary.groups()), _means(summary)
+    out = {}
+    for name, positions in _positions(summary).items():
+        total = blocks.mean(means[_TOTAL_OF[name]].column)
+        factor = total.error / total.standard_error if total.standard_error > 0 else 1.0
+        out[name] = np.nan_to_num(factor * positions.standard_error(summary))
+    return out
+
+
+_TOTAL_OF = {"tv_mean": "tv_total", "kl_mean": "kl_seq", "chi2_mean": "chi2_total"}
+
+
 _SAMPLED = {"tv": ("abs_ratio", 0.5), "kl": ("k3", 1.0), "chi2": ("square", 1.0)}
 _SAMPLED_TEXT = {
     "tv": "|rho - 1| / 2 of the sampled tokens",
@@ -130,7 +148,7 @@ def profile_of(
     _add_reward_variance(summary, blocks, reward_variance, fields, marks)
     before = np.arange(summary.T, dtype=np.float64)
     fields["kl_position_moment"] = float(before @ fields["kl_mean"])
-    bound = before @ _positions(summary)["kl_mean"].standard_error(summary)
+    bound = before @ _clustered_errors(summary)["kl_mean"]
     marks["kl_position_moment"] = Provenance(
         "estimated",
         by="mean KL at each position; its standard error is an upper bound",
@@ -197,7 +215,8 @@ def raised_profile(summary: TraceSummary, profile: DivergenceProfile) -> Diverge
     """Return the profile with every estimated mean one standard error higher.
 
     A bound rises with each divergence, so that its rise bounds its standard error to first order,
-    however the estimates at different positions depend on each other.
+    however the estimates at different positions depend on each other. Standard errors by position
+    are raised by the factor by which prompts raise that of their sum.
 
     Parameters
     ----------
@@ -212,8 +231,7 @@ def raised_profile(summary: TraceSummary, profile: DivergenceProfile) -> Diverge
         Values that cannot rise (a TV of 1) stay.
     """
     raised: dict[str, Any] = {}
-    for name, positions in _positions(summary).items():
-        error = np.nan_to_num(positions.standard_error(summary))
+    for name, error in _clustered_errors(summary).items():
         raised[name] = getattr(profile, name) + error
     for name in profile.known:
         mark = profile.provenance[name]
