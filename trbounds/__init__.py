@@ -5,14 +5,12 @@ surrogate ``L'`` misses. trbounds states, proves and evaluates bounds on ``|Erro
 them on logged traces.
 """
 
-from importlib.metadata import version
-
 from trbounds.bound import Assessment, Bound, largest_surrogate_gain
 from trbounds.bounds import all_bounds, get_bound
 from trbounds.errors import InputError, MissingDependency, TrboundsError
 from trbounds.profile import DivergenceProfile, Provenance
 
-__version__ = version("trbounds")
+__version__ = "0.1.0"
 
 __all__ = [
     "Assessment",
