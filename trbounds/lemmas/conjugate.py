@@ -13,6 +13,7 @@ from trbounds.symbolic import SYMBOLS, Infimum
 
 __all__ = [
     "CLOSED_FORM",
+    "CONJUGATE_BELOW",
     "CONJUGATE_SQUARE",
     "FENCHEL_YOUNG",
     "LARGE_PART",
@@ -223,6 +224,50 @@ CLOSED_FORM = Lemma(
     assumes="w > 0",
     source="trbounds",
 )
+
+
+def _prove_conjugate_below() -> Iterable[Step]:
+    u = sp.Symbol("u", positive=True)
+    rise = u**2 / 2 + u - (1 + u) * sp.log(1 + u)
+    factor = -1 - multiplier * sp.log(1 - 1 / multiplier)
+
+    def rewritten() -> Certificate:
+        gap = (1 / (2 * (multiplier - 1)) - factor).subs(multiplier, 1 + 1 / u)
+        return identity(sp.simplify(gap), rise / u)()
+
+    yield Step(
+        "1/(2 (lambda - 1)) - (-1 - lambda log(1 - 1/lambda)) = j(u)/u, u = 1/(lambda - 1)",
+        "j(u) = u^2/2 + u - (1 + u) log(1 + u)",
+        rewritten,
+    )
+    yield Step(
+        "j(0) = 0 and j'(u) = u - log(1 + u) >= 0",
+        "log u >= 1 - 1/u at u -> 1/(1 + u)",
+        all_of(
+            "sign",
+            "value at 0, derivative, the lemma",
+            [
+                identity(rise.subs(u, 0), sp.Integer(0)),
+                identity(sp.diff(rise, u), phi(u)),
+                LOG_BELOW_LINE.certificate,
+            ],
+        ),
+        LOG_BELOW_LINE,
+    )
+
+
+#: ``-1 - lambda log(1 - 1/lambda) <= 1/(2 (lambda - 1))``.
+CONJUGATE_BELOW = Lemma(
+    key="conjugate_below",
+    title="the variance's factor in G is at most 1/(2 (lambda - 1))",
+    left=-1 - multiplier * sp.log(1 - 1 / multiplier),
+    relation="<=",
+    right=1 / (2 * (multiplier - 1)),
+    prove=_prove_conjugate_below,
+    assumes="lambda > 1",
+    source="trbounds",
+)
+
 
 # -- one context -------------------------------------------------------------------------------
 

@@ -13,11 +13,13 @@ from trbounds.lemmas.conjugate import (
     LARGE_PART,
     MEAN_PHI,
     SMALL_PART,
+    cut,
     large_factor,
     small_factor,
 )
 from trbounds.lemmas.divergences import CHAIN_RULE, PINSKER
 from trbounds.lemmas.duality import BOUNDED_DIFFERENCE
+from trbounds.lemmas.inequalities import LOG_BELOW_LINE
 from trbounds.lemmas.martingales import OBJECTIVE_BY_TV, RatioTree
 from trbounds.lemmas.path_sums import WEIGHT_GAP
 from trbounds.symbolic import SYMBOLS, error
@@ -26,11 +28,15 @@ __all__ = [
     "CUT_CHI2",
     "CUT_PARTS",
     "FUTURE_GAP",
+    "LARGE_FACTOR",
+    "SMALL_FACTOR",
     "TAIL_BY_FUTURE",
     "TAIL_BY_WEIGHT",
     "error_cut",
     "future_gap",
+    "large",
     "residual_square_cut",
+    "small",
     "tail_by_future",
     "tail_by_weight",
     "weighted_residual_cut",
@@ -38,6 +44,10 @@ __all__ = [
 
 _K = SYMBOLS["kl_path_max"]
 _Path = tuple[int, ...]
+
+#: The factors ``a = c^2/phi(c)`` and ``b = c/phi(c)`` of the cut.
+small = sp.Symbol("a", positive=True)
+large = sp.Symbol("b", positive=True)
 
 #: Quantities of the cut policy pi_c.
 error_cut = sp.Symbol("|Error(pi_c)|", nonnegative=True)
@@ -53,6 +63,47 @@ tail_by_future = sp.Symbol(
 
 #: ``sup |E_pi[R | c] - E_mu[R | c]|`` over contexts that a rollout reaches.
 future_gap = sp.Symbol("sup_c |E_pi[R | c] - E_mu[R | c]|", nonnegative=True)
+
+# -- the factors -------------------------------------------------------------------------------
+
+
+def _prove_factor() -> Iterable[Step]:
+    u = sp.Symbol("u", positive=True)
+    yield Step(
+        "phi(c) = c - log(1 + c) > 0 for c > 0, by definition of the factor it divides",
+        "log u >= 1 - 1/u at u = 1/(1 + c), with equality only at u = 1",
+        all_of(
+            "sign",
+            "the lemma and its left side",
+            [
+                LOG_BELOW_LINE.certificate,
+                identity((1 - 1 / u).subs(u, 1 / (1 + cut)), -cut),
+            ],
+        ),
+        LOG_BELOW_LINE,
+    )
+
+
+#: ``a = c^2/phi(c)``.
+SMALL_FACTOR = Lemma(
+    key="small_factor",
+    title="the factor of squares below the cut",
+    left=small,
+    relation="==",
+    right=small_factor,
+    prove=_prove_factor,
+)
+
+#: ``b = c/phi(c)``.
+LARGE_FACTOR = Lemma(
+    key="large_factor",
+    title="the factor of ratios above the cut",
+    left=large,
+    relation="==",
+    right=large_factor,
+    prove=_prove_factor,
+)
+
 
 # -- the cut policy ----------------------------------------------------------------------------
 
