@@ -219,6 +219,19 @@ def test_namespace_device_and_shape_are_kept(bound: Bound, xp: ModuleType) -> No
 
 
 @each_bound
+def test_single_precision_in_and_out(bound: Bound) -> None:
+    fields = rational_fields(np.random.default_rng(19), 4)
+    single = {
+        name: np.array([value], dtype=np.float32) for name, value in fields.items() if name != "T"
+    }
+    value = bound.evaluate(DivergenceProfile(T=4, **single))
+    assert value.dtype == np.float32
+    double = {name: array.astype(np.float64) for name, array in single.items()}
+    expected = bound.evaluate(DivergenceProfile(T=4, **double))
+    np.testing.assert_array_equal(value, expected.astype(np.float32))
+
+
+@each_bound
 def test_scalars_in_scalar_out_and_read_only_arrays(bound: Bound) -> None:
     fields = rational_fields(np.random.default_rng(17), 4)
     assert isinstance(bound.evaluate(as_profile(fields)), float)

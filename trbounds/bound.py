@@ -189,7 +189,9 @@ class Bound(Theorem):
 
 
 def _as_result(value: Any, profile: DivergenceProfile) -> Any:
-    return float(value) if value.ndim == 0 and is_numpy(profile.xp) else value
+    if value.ndim == 0 and is_numpy(profile.xp):
+        return float(value)
+    return profile.xp.astype(value, profile.dtype, copy=False)
 
 
 def _in_blocks(

@@ -104,6 +104,9 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         How a KL becomes a TV: ``min(1, sqrt(kl/2))``, or the exact largest TV that a KL allows.
     provenance : mapping of str to Provenance
         Where each value comes from; "given" by default.
+    dtype : dtype, optional
+        Of the bounds evaluated from it; that of the floating arrays given by default. Values are
+        kept, and bounds computed, in float64 all the same.
 
     Raises
     ------
@@ -140,6 +143,7 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
     reward_range: tuple[float, float] = (0.0, 1.0)
     conversion: Conversion = "pinsker"
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
+    dtype: Any = None
 
     def __post_init__(self) -> None:
         if self.conversion not in ("pinsker", "sharp"):
@@ -150,6 +154,8 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         known = {name: value for name, value in self._raw() if value is not None}
         xp = array_namespace(self.T, *known.values())
         like = next((v for v in (self.T, *known.values()) if hasattr(v, "dtype")), None)
+        if self.dtype is None:
+            object.__setattr__(self, "dtype", _result_dtype(xp, [self.T, *known.values()]))
         for name, value in {"T": self.T, **known}.items():
             array = _as_array(name, value, xp, like)
             _check_values(name, array, xp, self.reward_range)
@@ -302,6 +308,11 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
             for name, source in sources.items()
         }
         return replace(base, **spread, provenance={**base.provenance, **marks})
+
+
+def _result_dtype(xp: ModuleType, values: list[Any]) -> Any:
+    floating = [v for v in values if hasattr(v, "dtype") and xp.isdtype(v.dtype, "real floating")]
+    return xp.result_type(*floating) if floating else xp.float64
 
 
 def _as_array(name: str, value: Any, xp: ModuleType, like: Any) -> Any:
