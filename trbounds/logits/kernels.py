@@ -150,7 +150,7 @@ def _large_rows(
     n = x.shape[0]
     sums = np.empty((n, len(COLUMNS)))
     if threads is None:
-        threads = len(os.sched_getaffinity(0)) if _uses_numba(engine) else 1
+        threads = _usable_cores() if _uses_numba(engine) else 1
     workers = max(1, min(threads, n))
 
     def work(first: int) -> None:
@@ -174,6 +174,12 @@ def _in_row(error: InputError, row: int) -> InputError:
     names = {"logits_mu": "rollout_logits", "logits_pi": "train_logits"}
     field = None if error.field is None else names.get(error.field, error.field)
     return InputError(error.problem, record=row, field=field)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: knows what this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _uses_numba(engine: str) -> bool:

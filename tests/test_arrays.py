@@ -1,0 +1,48 @@
+"""Array namespaces and devices."""
+
+from __future__ import annotations
+
+import array_api_strict as strict
+import numpy as np
+import pytest
+
+from trbounds.arrays import array_namespace, asarray_float64, device, is_numpy, to_numpy
+
+
+def test_numbers_and_sequences_count_as_numpy() -> None:
+    for values in ((), (1, 2.0), ([1, 2],), (np.float32(1.0), None), (np.zeros(2), 1)):
+        assert is_numpy(array_namespace(*values))
+
+
+def test_arrays_decide_over_numbers_and_numpy_scalars() -> None:
+    assert array_namespace(2.0, np.float64(1.0), strict.asarray([1.0])) is strict
+    assert not is_numpy(strict)
+
+
+def test_two_libraries_are_refused() -> None:
+    with pytest.raises(TypeError):
+        array_namespace(np.zeros(2), strict.asarray([1.0]))
+
+
+def test_float64_arrays_are_not_copied() -> None:
+    x = np.ones(3)
+    assert np.shares_memory(asarray_float64(x), x)
+    assert asarray_float64(np.ones(3, dtype=np.float32)).dtype == np.float64
+    assert asarray_float64(1).shape == ()
+
+
+def test_conversion_follows_a_neighbour() -> None:
+    like = strict.asarray([1, 2])
+    for value in (3, [1, 2], strict.asarray([1, 2])):
+        result = asarray_float64(value, like=like)
+        assert result.__array_namespace__() is strict
+        assert result.dtype == strict.float64
+        assert device(result) == device(like)
+    assert device(1.0) is None
+
+
+def test_to_numpy_keeps_dtype_and_values() -> None:
+    x = strict.asarray([1, 2], dtype=strict.int16)
+    np.testing.assert_array_equal(to_numpy(x), np.array([1, 2], dtype=np.int16))
+    assert to_numpy(x).dtype == np.int16
+    assert to_numpy([1.0]).shape == (1,)
