@@ -1,4 +1,4 @@
-"""The contract of every law of the mismatch, discovered: nothing here names one but its quantity."""
+"""The contract of every law of the mismatch, discovered."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from trbounds.pruning.laws import all_laws, get_law
 from trbounds.pruning.pair import PrunedPair, SafeSets, prune_pair
 from trbounds.pruning.sequences import SequenceBias, sequence_bias
 from trbounds.pruning.sets import Pruned, prune, restrict, safe_set
-from trbounds.pruning.sweep import PruningTrade, SweepRow, sweep
+from trbounds.pruning.trade import PruningTrade, SweepRow, sweep
 
 __all__ = [
     "Pruned",
