@@ -1,5 +1,6 @@
 """Logits files, and the kernels that turn logits into divergences."""
 
+from trbounds.logits.example import example_logits_path
 from trbounds.logits.files import (
     LogitsBatch,
     LogitsFile,
@@ -19,6 +20,7 @@ __all__ = [
     "StoredPrecisionWarning",
     "TopKBatch",
     "divergences_to_trace",
+    "example_logits_path",
     "read_logits",
     "row_divergences",
     "top_k_divergences",
