@@ -14,6 +14,7 @@ from trbounds.traces.error_estimates import ErrorEstimates
 from trbounds.traces.jackknife import Blocks
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.summary import TraceSummary
+from trbounds.verify.tokens import STORED
 from trbounds.verify.verdict import Verdict, within_errors
 
 __all__ = ["consistency_verdicts", "sample_verdicts"]
@@ -62,6 +63,7 @@ _PAIRS = {
 
 _BELOW_ONE = "below 1: some tokens of the training policy are never sampled (top-p or top-k?)"
 _ABOVE_ONE = "above 1: the two log-probabilities do not belong to these samples"
+_SHORT = "the samples fall short: the logged divergence is too large, or its rare part is unsampled"
 
 
 def sample_verdicts(summary: TraceSummary, *, limit: float) -> Iterator[Verdict]:
@@ -74,6 +76,12 @@ def sample_verdicts(summary: TraceSummary, *, limit: float) -> Iterator[Verdict]
     limit : float
         Largest admissible distance in standard errors: the larger of that clustered by sequence
         and that of the jackknife over prompts.
+
+    Notes
+    -----
+    The variance of the sum of rho - 1 is the mean of the sum of chi2, its terms being orthogonal.
+    Where chi2 is logged the standard error of the mean of rho is at least that: tokens that
+    training favours, and that are too rare to be in the sample, then raise no alarm.
     """
     table, blocks = summary.sequences, Blocks(summary.groups())
     # Per sequence and then scaled to a token: the denominator is taken as known.
@@ -85,18 +93,20 @@ def sample_verdicts(summary: TraceSummary, *, limit: float) -> Iterator[Verdict]
             continue
         difference = blocks.mean(left - right)
         base = blocks.mean(right).value * per_token
+        error = difference.error
+        if check == "mean_ratio" and summary.has("chi2"):
+            error = max(error, math.sqrt(blocks.mean(table["chi2_sum"]).value / len(table)))
         verdict = within_errors(
             check,
             pair.statement,
             base + difference.value * per_token,
             base,
-            error=difference.error * per_token,
+            error=max(error * per_token, STORED * abs(base) / limit),
             limit=limit,
             equality=True,
         )
-        if check == "mean_ratio" and verdict.holds is False:
-            note = _BELOW_ONE if difference.value < 0 else _ABOVE_ONE
-            verdict = replace(verdict, note=note)
+        if verdict.holds is False:
+            verdict = replace(verdict, note=_explanation(check, difference.value))
         yield verdict
     truncated = summary.counts["truncated_sampling"]
     if truncated:
@@ -157,6 +167,15 @@ def consistency_verdicts(
             error=tv_seq.error,
             limit=limit,
         )
+
+
+def _explanation(check: str, difference: float) -> str:
+    """Say what a violated expectation may come from."""
+    if check == "mean_ratio":
+        return _BELOW_ONE if difference < 0 else _ABOVE_ONE
+    if difference < 0 and check in ("k3_kl", "abs_ratio_tv", "square_chi2"):
+        return _SHORT
+    return ""
 
 
 def _not_logged(check: str, statement: str) -> Verdict:

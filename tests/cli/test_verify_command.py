@@ -1,0 +1,343 @@
+"""The commands on traces: output, exit codes, and one clear line for every kind of bad input."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trbounds.bounds import all_bounds
+from trbounds.traces import example_path, summarize
+
+DATA = Path(__file__).parents[1] / "data"
+MOE = str(DATA / "moe.parquet")
+
+
+@pytest.fixture
+def run(trbounds: Callable[..., Any]) -> Callable[..., tuple[int, str, str]]:
+    def call(*words: object) -> tuple[int, str, str]:
+        outcome = trbounds(*(str(word) for word in words))
+        return outcome.code, outcome.out, outcome.err
+
+    return call
+
+
+def records() -> list[dict[str, Any]]:
+    with gzip.open(example_path(), "rt") as stream:
+        return [json.loads(line) for line in stream][:16]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# -- verify ------------------------------------------------------------------------------------
+
+
+def test_verify_example(run):
+    code, out, err = run("verify", "--example")
+    assert code == 0
+    assert err == ""
+    assert "sqrt(kl/2)" in out
+    assert "128 sequences, 12538 tokens, 4 prompts, longest 256" in out
+    assert out.rstrip().splitlines()[-1].startswith("All ")
+    assert out.rstrip().endswith("checks hold.")
+
+
+def test_verify_prints_one_json_document(run):
+    code, out, err = run("verify", MOE, "--json")
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert document["holds"] is True
+    assert document["trace"]["files"] == [MOE]
+    pinsker = next(v for v in document["verdicts"] if v["check"] == "pinsker")
+    assert pinsker["place"]["file"] == MOE
+    assert pinsker["slack"] == pytest.approx(pinsker["right"] - pinsker["left"])
+    assert document["estimates"]["error"]["jackknife_error"] > 0
+
+
+def test_verify_all_shows_every_check(run):
+    _, short, _ = run("verify", "--example")
+    code, out, _ = run("verify", "--example", "--all")
+    assert code == 0
+    assert len(out.splitlines()) > len(short.splitlines()) + 2 * len(all_bounds())
+    assert "|Error| <= classical" in out
+
+
+def test_verify_takes_saved_summaries(run, tmp_path):
+    saved = tmp_path / "moe.tbs"
+    summarize(MOE).save(saved)
+    code, direct, _ = run("verify", MOE, "--json")
+    again, stored, _ = run("verify", saved, "--json")
+    assert (code, again) == (0, 0)
+    assert json.loads(stored) == json.loads(direct)
+
+
+def test_verify_exits_1_and_names_the_place_of_a_violation(run, tmp_path):
+    rows = records()
+    rows[5]["kl"][7] /= 1e6
+    code, out, err = run("verify", write(tmp_path / "bad.jsonl", rows))
+    assert (code, err) == (1, "")
+    last = out.rstrip().splitlines()[-1]
+    assert "VIOLATED" in last
+    assert "pinsker" in last
+    assert "record 5, position 7" in " ".join(out.split())
+
+
+def test_verify_catches_swapped_policies(run, tmp_path):
+    rows = records()
+    for row in rows:
+        # Wrong by more than noise, so that few sequences show it.
+        row["train_logprobs"] = [1.3 * value for value in row["rollout_logprobs"]]
+    code, out, _ = run("verify", write(tmp_path / "swapped.jsonl", rows), "--json")
+    assert code == 1
+    assert "k3_kl" in json.loads(out)["violations"]
+
+
+def test_verify_leaves_bad_records_out_on_request(run, tmp_path):
+    rows = records()
+    rows[3]["kl"][0] = -1.0
+    file = write(tmp_path / "one_bad.jsonl", rows)
+    code, out, err = run("verify", file, "--on-error", "skip", "--json")
+    assert code == 0
+    assert json.loads(out)["trace"]["sequences"] == 15
+    assert "left out" in err
+    assert "record 3" in err
+
+
+def test_verify_reads_other_reward_ranges(run, tmp_path):
+    rows = records()
+    for row in rows:
+        row["reward"] = 10 * row["reward"] - 5
+    file = write(tmp_path / "wide.jsonl", rows)
+    code, out, _ = run("verify", file, "--reward-range", "-5", "5", "--json")
+    assert code == 0
+    narrow = json.loads(run("verify", write(tmp_path / "r.jsonl", records()), "--json")[1])
+    wide = json.loads(out)
+    for name in ("error", "surrogate", "sup_error"):
+        assert wide["estimates"][name]["value"] == pytest.approx(
+            10 * narrow["estimates"][name]["value"], rel=1e-9
+        )
+
+
+# -- bad input ---------------------------------------------------------------------------------
+
+
+def changed(field: str, value: Any) -> Callable[[list[dict[str, Any]]], None]:
+    def change(rows: list[dict[str, Any]]) -> None:
+        if isinstance(rows[2][field], list):
+            rows[2][field][1] = value
+        else:
+            rows[2][field] = value
+
+    return change
+
+
+BAD_VALUES = {
+    "NaN": (changed("train_logprobs", float("nan")), "train_logprobs"),
+    "infinity": (changed("rollout_logprobs", float("-inf")), "rollout_logprobs"),
+    "positive log-probability": (changed("train_logprobs", 0.5), "train_logprobs"),
+    "negative kl": (changed("kl", -1e-4), "kl"),
+    "tv above 1": (changed("tv", 1.5), "tv"),
+    "reward outside the range": (changed("reward", 1.5), "reward"),
+    "null": (changed("kl", None), "kl"),
+    "text": (changed("kl", "much"), "kl"),
+}
+
+
+def refused(result: tuple[int, str, str], *parts: str) -> None:
+    """One line on stderr that names the place; nothing on stdout; no traceback."""
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert err.startswith("trbounds: error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+@pytest.mark.parametrize("command", ["verify", "bound", "mask"])
+def test_bad_values_are_named(run, tmp_path, case, command):
+    change, field = BAD_VALUES[case]
+    rows = records()
+    change(rows)
+    file = write(tmp_path / "bad.jsonl", rows)
+    words = {
+        "verify": ("verify", file),
+        "bound": ("bound", "--trace", file),
+        "mask": ("mask", file, "--rule", "trm_max=1"),
+    }[command]
+    refused(run(*words, "--json"), str(file), "record 2", field)
+
+
+@pytest.mark.parametrize("field", ["rollout_logprobs", "kl", "reward"])
+def test_bad_values_in_parquet_are_named(run, tmp_path, field):
+    table = pq.read_table(MOE)
+    index = table.schema.get_field_index(field)
+    values = table.column(field).to_pylist()
+    values[4] = [float("nan"), *values[4][1:]] if isinstance(values[4], list) else float("inf")
+    file = tmp_path / "bad.parquet"
+    pq.write_table(table.set_column(index, field, pa.array(values)), file)
+    refused(run("verify", file), str(file), "record 4", field)
+
+
+def test_missing_file(run, tmp_path):
+    refused(run("verify", tmp_path / "none.parquet"), "none.parquet", "no such file")
+
+
+@pytest.mark.parametrize("name", ["empty.parquet", "empty.jsonl", "empty.tbs"])
+def test_empty_file(run, tmp_path, name):
+    (tmp_path / name).touch()
+    refused(run("verify", tmp_path / name), name)
+
+
+def test_truncated_parquet(run, tmp_path):
+    file = tmp_path / "cut.parquet"
+    file.write_bytes(Path(MOE).read_bytes()[:-5000])
+    refused(run("verify", file), "cut.parquet")
+
+
+def test_truncated_summary(run, tmp_path):
+    summarize(MOE).save(tmp_path / "moe.tbs")
+    file = tmp_path / "cut.tbs"
+    file.write_bytes((tmp_path / "moe.tbs").read_bytes()[:-5000])
+    refused(run("verify", file), "cut.tbs")
+
+
+def test_broken_json_line(run, tmp_path):
+    file = write(tmp_path / "broken.jsonl", records())
+    lines = file.read_text().splitlines()
+    lines[6] = lines[6][:-20]
+    file.write_text("\n".join(lines))
+    refused(run("verify", file), "broken.jsonl", "record 6")
+
+
+def test_missing_column(run, tmp_path):
+    rows = [{k: v for k, v in row.items() if k != "train_logprobs"} for row in records()]
+    refused(run("verify", write(tmp_path / "m.jsonl", rows)), "m.jsonl", "train_logprobs")
+    table = pq.read_table(MOE).drop_columns(["rollout_logprobs"])
+    pq.write_table(table, tmp_path / "m.parquet")
+    refused(run("verify", tmp_path / "m.parquet"), "m.parquet", "rollout_logprobs")
+
+
+def test_unequal_lengths(run, tmp_path):
+    rows = records()
+    rows[1]["kl"].pop()
+    refused(run("verify", write(tmp_path / "u.jsonl", rows)), "u.jsonl", "record 1", "kl")
+
+
+def test_sequences_without_tokens(run, tmp_path):
+    rows = [{"rollout_logprobs": [], "train_logprobs": [], "reward": 0.5} for _ in range(3)]
+    refused(run("verify", write(tmp_path / "none.jsonl", rows)), "no token")
+
+
+def test_nothing_or_too_much_to_read(run):
+    refused(run("verify"), "--example")
+    refused(run("verify", MOE, "--example"), "--example")
+    refused(run("bound", "--trace", MOE, "--T", "5"), "--trace")
+    refused(run("bound"), "--T")
+    refused(run("verify", MOE, "--format", "tarot"), "tarot", "canonical-parquet")
+
+
+# -- bound and mask ----------------------------------------------------------------------------
+
+
+def test_bound_on_a_trace(run):
+    code, out, _ = run("bound", "--trace", MOE, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert [b["key"] for b in document["bounds"]] == list(all_bounds())
+    assert document["best"]["value"] == min(b["value"] for b in document["bounds"])
+    assert all(b["status"] == "plug-in" for b in document["bounds"])
+    l2 = next(b for b in document["bounds"] if b["key"] == "l2")
+    assert l2["value"] == pytest.approx(document["estimates"]["l2"]["value"])
+    assert l2["standard_error"] > 0
+    assert document["profile"]["kl_max"]["kind"] == "observed"
+    code, out, _ = run("bound", "--trace", MOE)
+    assert code == 0
+    assert "effective sample size" in out
+
+
+def test_bound_warns_of_heavy_weights(run, tmp_path):
+    rows = records()
+    for number, row in enumerate(rows):
+        shift = 6.0 if number == 0 else -2.0
+        row["train_logprobs"][0] = min(row["rollout_logprobs"][0] + shift, 0.0)
+        row["train_logprobs"][-1] = row["rollout_logprobs"][-1] - 8.0 * (number > 1)
+    _, out, _ = run("bound", "--trace", write(tmp_path / "h.jsonl", rows), "--json")
+    assert any("too heavy to trust" in warning for warning in json.loads(out)["warnings"])
+
+
+def test_mask(run):
+    code, out, _ = run("mask", MOE, "--rule", "trm_max=0.001", "--rule", "ser=0.01", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["thresholds"] == {"trm_max": 0.001, "ser": 0.01}
+    assert 0 < document["accepted_share"] < 1
+    code, out, _ = run("mask", MOE, "--rule", "path_sum_chi2=0.05")
+    assert code == 0
+    assert f"proved: |Error| <= {0.5 * math.sqrt(math.expm1(0.05) - 0.05):.6g} for any" in out
+
+
+@pytest.mark.parametrize("rule", ["trm_average", "path_sum_kl", "ln_trm", "ln_trm_tv"])
+def test_mask_sweep(run, rule):
+    code, out, _ = run("mask", MOE, "--rule", rule, "--sweep", "--json")
+    shares = [effect["accepted_share"] for effect in json.loads(out)["sweep"]]
+    assert code == 0
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    code, out, _ = run("mask", MOE, "--rule", rule, "--sweep")
+    assert code == 0
+    assert ("proved" in out) == rule.startswith("path_sum")
+
+
+def test_mask_lists_its_rules(run):
+    code, out, _ = run("mask", "--list", "--json")
+    assert code == 0
+    assert {"trm_max", "path_sum_chi2"} <= {rule["key"] for rule in json.loads(out)["rules"]}
+    assert "trm_max" in run("mask", "--list")[1]
+
+
+def test_mask_refuses_bad_rules(run, tmp_path):
+    refused(run("mask", MOE), "--rule")
+    refused(run("mask", MOE, "--rule", "trm_max"), "NAME=X")
+    refused(run("mask", MOE, "--rule", "trm_max=much"), "much")
+    refused(run("mask", MOE, "--rule", "trm_max=-1"), "at least 0")
+    refused(run("mask", MOE, "--rule", "nope=1"), "no rule 'nope'")
+    refused(run("mask", MOE, "--rule", "trm_max=1", "--sweep"), "name alone")
+    saved = tmp_path / "moe.tbs"
+    summarize(MOE).save(saved)
+    refused(run("mask", saved, "--rule", "ln_trm=1"), "tokens")
+    bare = [
+        {k: row[k] for k in ("rollout_logprobs", "train_logprobs", "reward")} for row in records()
+    ]
+    file = write(tmp_path / "bare.jsonl", bare)
+    refused(run("mask", file, "--rule", "ln_trm=1"), "--kl-max")
+    refused(run("mask", file, "--rule", "trm_max=1"), "needs kl")
+    assert run("mask", file, "--rule", "ln_trm=1", "--kl-max", "0.1")[0] == 0
+
+
+def test_overview_lists_the_commands(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for name in ("verify", "mask"):
+        assert f"  {name}" in out
+        assert "Example" in run(name, "--help")[1]
+
+
+def test_masks_of_small_floats_are_exact(run, tmp_path):
+    """A threshold equal to a logged float32 value accepts the sequence that has it."""
+    largest = float(np.float32(summarize(MOE).sequences["kl_max"].max()))
+    _, out, _ = run("mask", MOE, "--rule", f"trm_max={largest!r}", "--json")
+    assert json.loads(out)["accepted_share"] == 1.0
