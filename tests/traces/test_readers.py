@@ -183,6 +183,31 @@ def test_mask_under_either_name_and_weight_versions(tmp_path):
     assert found["weight_version"] == [3, 3, 3, 3]
 
 
+def test_every_optional_column_in_every_form(tmp_path):
+    extra = {
+        "advantages": [[0.5, -1.0, 0.0], [], [2.0]],
+        "loss_mask": [[True, True, False], [], [True]],
+        "weight_version": [[1, 1, 2], [], [3]],
+        "temperature": [1.0, 0.7, 1.0],
+        "top_p": [1.0, 0.9, 1.0],
+        "top_k": [-1, 50, 0],
+        "logprobs_mode": ["raw_logprobs", "processed_logprobs", "raw_logprobs"],
+        "group_id": ["a", "b", "a"],
+        "accepted": [True, False, True],
+    }
+    rows = [
+        {**row, **{name: values[i] for name, values in extra.items()}} for i, row in enumerate(ROWS)
+    ]
+    jsonl = write_jsonl(tmp_path / "a.jsonl", rows)
+    for file in (jsonl, write_rows(tmp_path / "a.parquet", rows)):
+        found = collect(open_trace(file))
+        for name, values in extra.items():
+            flat = [x for v in values for x in v] if isinstance(values[0], list) else values
+            assert found["mask" if name == "loss_mask" else name] == flat
+    write_parquet(open_trace(jsonl), tmp_path / "b.parquet")
+    assert collect(open_trace(tmp_path / "b.parquet")) == collect(open_trace(jsonl))
+
+
 @pytest.mark.parametrize("name", ["stale_k16", "moe"])
 def test_real_trace_is_the_same_in_parquet_and_jsonl(tmp_path, name):
     batches = list(open_trace(DATA / f"{name}.parquet"))
@@ -280,7 +305,7 @@ def test_format_is_detected_by_content_and_can_be_named(tmp_path):
     file = write_rows(tmp_path / "a.log", ROWS)
     assert collect(open_trace(file)) == EXPECTED
     assert collect(open_trace(file, "canonical-parquet")) == EXPECTED
-    with pytest.raises(InputError, match="expected one of canonical-jsonl, canonical-parquet"):
+    with pytest.raises(InputError, match=r"expected one of .*, canonical-jsonl, canonical-parquet"):
         open_trace(file, "nonsense")
     (tmp_path / "b.log").write_text("hello\n")
     with pytest.raises(InputError, match="format not recognised"):

@@ -18,6 +18,7 @@ ALIASES = {"loss_mask": "mask"}
 
 _NUMBERS = ("reward", "temperature", "top_p")
 _INTEGERS = ("step", "top_k")
+_BOOLEANS = ("finished", "accepted")
 _IDENTIFIERS = ("seq_id", "prompt_id", "group_id")
 
 
@@ -94,7 +95,7 @@ def _expected_type(name: str) -> str:
         return "whole numbers"
     if name in _IDENTIFIERS:
         return "whole numbers or strings"
-    if name == "finished":
+    if name in _BOOLEANS:
         return "true or false"
     if name == "logprobs_mode":
         return "strings"
@@ -110,7 +111,7 @@ def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
         if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
             return np.asarray(array.to_numpy(zero_copy_only=False), dtype=object)
         return np.asarray(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
-    if name == "finished":
+    if name in _BOOLEANS:
         if not pa.types.is_boolean(array.type):
             raise pa.ArrowTypeError("not a boolean")
         return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False))

@@ -31,6 +31,7 @@ SEQUENCE_FIELDS = (
     "group_id",
     "step",
     "finished",
+    "accepted",
     "temperature",
     "top_p",
     "top_k",
@@ -107,6 +108,9 @@ class TraceBatch:
         Training step.
     finished : ndarray of bool, shape (n,), optional
         Whether the response ended by itself.
+    accepted : ndarray of bool, shape (n,), optional
+        Whether the framework kept the sequence for its update. Sequences it rejected belong to
+        the sample all the same.
     temperature, top_p : ndarray of float64, shape (n,), optional
         Sampling settings, where logged.
     top_k : ndarray of int64, shape (n,), optional
@@ -139,6 +143,7 @@ class TraceBatch:
     group_id: NDArray[Any] | None = None
     step: NDArray[np.int64] | None = None
     finished: NDArray[np.bool_] | None = None
+    accepted: NDArray[np.bool_] | None = None
     temperature: Floats | None = None
     top_p: Floats | None = None
     top_k: NDArray[np.int64] | None = None

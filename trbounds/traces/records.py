@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = ["batch_from_records"]
 _NUMBERS = ("reward", "temperature", "top_p")
 _INTEGERS = ("step", "top_k")
 _STRINGS = ("logprobs_mode",)
+_BOOLEANS = ("finished", "accepted")
 _LISTS = frozenset(TOKEN_FIELDS)
 
 
@@ -34,7 +36,8 @@ def batch_from_records(
     Parameters
     ----------
     records : sequence of mappings
-        One per sequence; token fields as lists of numbers, ``None`` for a missing entry.
+        One per sequence; token fields as lists of numbers, ``None`` for a missing entry, or as
+        arrays of numbers.
     names : sequence of str
         The fields to take; each record must have all of them.
     numbers : ndarray of int64
@@ -110,7 +113,7 @@ def _convert(name: str, value: Any) -> Any:
         return float(value)
     if name in _INTEGERS:
         return _whole(value)
-    if name == "finished":
+    if name in _BOOLEANS:
         if not isinstance(value, bool):
             raise TypeError(f"{type(value).__name__}, expected true or false")
         return value
@@ -122,14 +125,18 @@ def _convert(name: str, value: Any) -> Any:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise TypeError(f"{value!r:.40}, expected a whole number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise TypeError(f"{reprlib.repr(value)}, expected a whole number")
     if abs(value) >= 2**63:
-        raise OverflowError(f"{value!r:.40}, expected a whole number of 64 bits")
+        raise OverflowError(f"{reprlib.repr(value)}, expected a whole number of 64 bits")
     return int(value)
 
 
 def _numbers(value: Any) -> NDArray[np.float64]:
+    if isinstance(value, np.ndarray):
+        if value.ndim != 1:
+            raise TypeError(f"an array of shape {value.shape}, expected one dimension")
+        return value.astype(np.float64)
     if not isinstance(value, list):
         raise TypeError(f"{type(value).__name__}, expected a list of numbers")
     kinds = set(map(type, value)) - {float, int, bool, type(None)}
@@ -144,7 +151,7 @@ def _numbers(value: Any) -> NDArray[np.float64]:
 def _stack(name: str, values: list[Any]) -> NDArray[Any]:
     if name in _NUMBERS:
         return np.array(values, dtype=np.float64)
-    if name == "finished":
+    if name in _BOOLEANS:
         return np.array(values, dtype=bool)
     if name in _INTEGERS or not any(isinstance(value, str) for value in values):
         return np.array(values, dtype=np.int64)
