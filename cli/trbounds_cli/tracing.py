@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trbounds.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from trbounds.traces import TraceSummary
 
-    from trbounds.traces import TraceBatch, TraceSummary
-
-__all__ = ["read_summary"]
+__all__ = ["read_summary", "say_what_is_missing"]
 
 
 def read_summary(
@@ -27,37 +23,26 @@ def read_summary(
 ) -> TraceSummary:
     """Read the traces of a command line into one summary; say on stderr what was left out."""
     from trbounds.traces import example_path, summarize
+    from trbounds_cli.progress import reading_progress
 
     if example == bool(traces):
         raise InputError("give trace files, or --example")
     paths = [example_path()] if example else list(traces or [])
-    with _progress() as count:
+    with reading_progress() as show:
         summary = summarize(
-            paths, form, reward_range=reward_range, on_error=on_error, on_batch=count
+            paths, form, reward_range=reward_range, on_error=on_error, on_progress=show
         )
-    for skipped in summary.skipped:
-        place = f"record {skipped.record}, " if skipped.record >= 0 else ""
-        sys.stderr.write(f"left out: {skipped.file}, {place}{skipped.problem}\n")
+    say_what_is_missing(summary)
     return summary
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[TraceBatch], None] | None]:
-    """Count sequences and tokens on stderr while reading, where it is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("reading")
-        seen = [0, 0]
-
-        def count(batch: TraceBatch) -> None:
-            seen[0] += batch.n_sequences
-            seen[1] += batch.n_tokens
-            progress.update(task, description=f"read {seen[0]:,} sequences, {seen[1]:,} tokens")
-
-        yield count
+def say_what_is_missing(summary: TraceSummary) -> None:
+    """Say on stderr what was left out, and whether the summary is partial."""
+    for skipped in summary.skipped:
+        place = f"record {skipped.record}, " if skipped.record >= 0 else ""
+        sys.stderr.write(f"left out: {skipped.file}, {place}{skipped.problem}\n")
+    more = summary.counts["skipped"] - len(summary.skipped)
+    if more > 0:
+        sys.stderr.write(f"left out: {more} more\n")
+    if summary.partial is not None:
+        sys.stderr.write(f"{summary.partial}\n")

@@ -107,6 +107,8 @@ def verify(
 def _warnings(summary: TraceSummary, weights: str | None) -> list[str]:
     counts = summary.counts
     found = [weights] if weights else []
+    if summary.partial is not None:
+        found.append(f"the summary is {summary.partial}")
     if counts["equal_logprobs"] == summary.n_tokens:
         found.append("both log-probabilities are equal at every token: is one a copy of the other?")
     if counts["saturated_sequences"]:

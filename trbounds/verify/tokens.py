@@ -78,7 +78,7 @@ def token_verdicts(summary: TraceSummary) -> Iterator[Verdict]:
             left=found.value,
             right=0.0,
             place=Place(*found.place),
-            note=f"{count} tokens above 0: legitimate, as the directions of kl and chi2 differ",
+            note=f"{count} tokens above 0: legitimate, the directions differ" if count else "",
         )
 
 
