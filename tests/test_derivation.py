@@ -18,7 +18,14 @@ from trbounds.derivation import (
     nonnegative,
     reference,
 )
-from trbounds.lemmas.inequalities import CAP, ROOT_SUM, SUM_OF_POSITIONS, UNCAP, capped
+from trbounds.lemmas.inequalities import (
+    CAP,
+    ROOT_SUM,
+    SUM_OF_POSITIONS,
+    UNCAP,
+    by_induction,
+    capped,
+)
 from trbounds.rendering import as_document, render, render_check
 from trbounds.symbolic import SYMBOLS, Infimum, T, error, evaluate, t
 
@@ -94,6 +101,21 @@ def test_sums_are_compared_term_by_term_within_their_range() -> None:
     low, high = sp.Sum(x * (T - t), (t, 1, T)), sp.Sum(2 * x * (T - t), (t, 1, T))
     assert Chain("sum", low).at_most(high, "twice").end(high).check()[0].ok
     assert not Chain("sum", high).at_most(low, "half").end(low).check()[0].ok
+
+
+def test_only_linear_combinations_of_sums_are_compared_term_by_term() -> None:
+    a = sp.IndexedBase("a", nonnegative=True)
+    square_of_sum = sp.Sum(a[t], (t, 1, T)) ** 2
+    sum_of_squares = sp.Sum(a[t] ** 2, (t, 1, T))
+    assert not nonnegative(sum_of_squares - square_of_sum / 2)().ok
+    assert nonnegative(sum_of_squares - sum_of_squares / 2)().ok
+
+
+def test_a_wrong_closed_form_fails() -> None:
+    assert all(step.check().ok for step in by_induction(t - 1, T * (T - 1) / 2))
+    outcomes = [step.check() for step in by_induction(t - 1, T * (T - 1) / 3)]
+    assert outcomes[0].ok
+    assert not outcomes[1].ok
 
 
 def test_a_reference_says_that_it_is_one() -> None:

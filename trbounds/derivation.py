@@ -230,13 +230,13 @@ def _within_range(total: Any, expr: Any) -> Any:
 
 def _one_sum(expr: Any) -> Any:
     """Summand of a difference of sums over one range, the index kept within the range."""
-    sums = [part for part in sp.Add.make_args(sp.expand(expr)) if part.has(sp.Sum)]
-    same = {part.atoms(sp.Sum).pop().limits for part in sums}
-    if not sums or len(same) != 1 or len(sums) != len(sp.Add.make_args(sp.expand(expr))):
+    parts = [
+        part.as_independent(sp.Sum, as_Add=False) for part in sp.Add.make_args(sp.expand(expr))
+    ]
+    sums = [total for _, total in parts if isinstance(total, sp.Sum)]
+    if len(sums) != len(parts) or len({total.limits for total in sums}) != 1:
         return expr
-    total = sums[0].atoms(sp.Sum).pop()
-    pieces = [part.xreplace({s: s.function for s in part.atoms(sp.Sum)}) for part in sums]
-    return _within_range(total, sp.Add(*pieces))
+    return _within_range(sums[0], sp.Add(*(factor * total.function for factor, total in parts)))
 
 
 def all_of(method: str, detail: str, checks: Iterable[Check]) -> Check:

@@ -16,7 +16,7 @@ import sympy as sp
 import trbounds.lemmas
 from trbounds.bounds import get_bound
 from trbounds.derivation import Lemma
-from trbounds.lemmas.martingales import RatioTree
+from trbounds.lemmas.trees import RatioTree
 from trbounds.oracle import (
     KINDS,
     ExactTruth,

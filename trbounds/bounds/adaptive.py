@@ -32,11 +32,11 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Each token's own divergence against the change of its future, through Pinsker."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.symbolic import error
 
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.FUTURE_DECOMPOSITION).by(lemma.FUTURE_BY_KL)
+    chain.by(policies.FUTURE_DECOMPOSITION).by(shifts.FUTURE_BY_KL)
     chain.at_most(statement().value, "the paper's constant, twice as large")
     return chain.end(statement().value)
 

@@ -34,11 +34,11 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Each token's own divergence against the smaller of both bounds on its future."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.symbolic import error
 
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.FUTURE_DECOMPOSITION).by(lemma.FUTURE_BY_BOTH)
+    chain.by(policies.FUTURE_DECOMPOSITION).by(shifts.FUTURE_BY_BOTH)
     chain.at_most(statement().value, "the paper's constant, twice as large")
     return chain.end(statement().value)
 

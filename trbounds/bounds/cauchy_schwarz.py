@@ -32,14 +32,14 @@ def derive() -> Derivation:
     import sympy as sp
 
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.lemmas.inequalities import CAUCHY_SCHWARZ, UNCAP, capped
     from trbounds.lemmas.positions import MEAN_PINSKER, SUM_OF_REMAINING, TOTAL_KL
     from trbounds.symbolic import SYMBOLS, T, error, t
 
     k, delta = SYMBOLS["kl_mean"], SYMBOLS["kl_max"]
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.FUTURE_DECOMPOSITION).by(lemma.FUTURE_BY_KL)
+    chain.by(policies.FUTURE_DECOMPOSITION).by(shifts.FUTURE_BY_KL)
     chain.by(UNCAP, {capped: sp.sqrt((T - t) * delta / 2)}).by(MEAN_PINSKER)
     a, b = sp.IndexedBase("a", nonnegative=True), sp.IndexedBase("b", nonnegative=True)
     terms = {a[t]: sp.sqrt(k[t]), b[t]: sp.sqrt((T - t) * delta)}

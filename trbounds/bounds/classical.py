@@ -29,13 +29,13 @@ def derive() -> Derivation:
     import sympy as sp
 
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.lemmas.inequalities import SUM_OF_POSITIONS, UNCAP, capped
     from trbounds.symbolic import SYMBOLS, T, error, t
 
     eps = SYMBOLS["tv_max"]
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION).by(lemma.ADVANTAGE).by(lemma.SHIFT_BY_TV)
+    chain.by(policies.CONTEXT_DECOMPOSITION).by(policies.ADVANTAGE).by(shifts.SHIFT_BY_TV)
     chain.by(UNCAP, {capped: eps}).by(UNCAP, {capped: (t - 1) * eps})
     chain.equal(4 * eps**2 * sp.Sum(t - 1, (t, 1, T)), "constants leave the sum")
     chain.by(SUM_OF_POSITIONS)

@@ -32,11 +32,11 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """As the classical bound, with the caps kept."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.symbolic import error
 
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION).by(lemma.ADVANTAGE).by(lemma.SHIFT_BY_TV)
+    chain.by(policies.CONTEXT_DECOMPOSITION).by(policies.ADVANTAGE).by(shifts.SHIFT_BY_TV)
     return chain.end(statement().value)
 
 

@@ -32,14 +32,14 @@ def derive() -> Derivation:
     import sympy as sp
 
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.lemmas.positions import GEOMETRIC_SUM, excess
     from trbounds.symbolic import SYMBOLS, T, error, t
 
     eps = SYMBOLS["tv_max"]
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION_CENTRED).by(lemma.ADVANTAGE_CENTRED)
-    chain.by(lemma.SHIFT_SHARP)
+    chain.by(policies.CONTEXT_DECOMPOSITION_CENTRED).by(policies.ADVANTAGE_CENTRED)
+    chain.by(shifts.SHIFT_SHARP)
     chain.equal(
         2 * sp.Sum(-eps * ((1 - eps) ** (t - 1) - 1), (t, 1, T)), "the sign and the 2 written apart"
     )

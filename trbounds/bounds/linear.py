@@ -27,13 +27,13 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Performance difference and advantage; the contexts may differ entirely."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.lemmas.inequalities import CAP, UNCAP, capped
     from trbounds.symbolic import SYMBOLS, error, t
 
     eps = SYMBOLS["tv_max"]
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION).by(lemma.ADVANTAGE).by(lemma.SHIFT_BY_TV)
+    chain.by(policies.CONTEXT_DECOMPOSITION).by(policies.ADVANTAGE).by(shifts.SHIFT_BY_TV)
     chain.by(UNCAP, {capped: eps}).by(CAP, {capped: (t - 1) * eps})
     chain.equal(statement().value, "a constant summed T times")
     return chain.end(statement().value)

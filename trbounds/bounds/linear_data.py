@@ -27,14 +27,14 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Each token's ratio against a future that may differ entirely."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.lemmas.inequalities import CAP, capped
     from trbounds.symbolic import SYMBOLS, T, error, t
 
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.FUTURE_DECOMPOSITION)
-    chain.by(lemma.FUTURE_BY_TV).by(CAP, {capped: (T - t) * SYMBOLS["tv_max"]})
-    chain.by(lemma.TOTAL_TV)
+    chain.by(policies.FUTURE_DECOMPOSITION)
+    chain.by(shifts.FUTURE_BY_TV).by(CAP, {capped: (T - t) * SYMBOLS["tv_max"]})
+    chain.by(policies.TOTAL_TV)
     chain.at_most(statement().value, "the paper's constant, twice as large")
     return chain.end(statement().value)
 

@@ -41,15 +41,15 @@ def derive() -> Derivation:
     import sympy as sp
 
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.lemmas.divergences import PINSKER, kl, tv
     from trbounds.lemmas.inequalities import UNCAP, capped
     from trbounds.symbolic import SYMBOLS, error
 
     eps, delta, D = SYMBOLS["tv_max"], SYMBOLS["kl_max"], SYMBOLS["kl_seq"]
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION).by(lemma.ADVANTAGE)
-    chain.by(PINSKER, {tv: eps, kl: delta}).by(lemma.SHIFT_BY_SEQUENCE_KL)
+    chain.by(policies.CONTEXT_DECOMPOSITION).by(policies.ADVANTAGE)
+    chain.by(PINSKER, {tv: eps, kl: delta}).by(shifts.SHIFT_BY_SEQUENCE_KL)
     chain.equal(statement().value, "a constant summed T times")
     chain.end(statement().value)
     chain.by(UNCAP, {capped: sp.sqrt(delta / 2)}).by(UNCAP, {capped: sp.sqrt(D / 2)})

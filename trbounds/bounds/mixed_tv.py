@@ -29,11 +29,11 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Every context shift is at most that of the whole sequence, in TV throughout."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.symbolic import error
 
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION).by(lemma.ADVANTAGE).by(lemma.SHIFT_BY_SEQUENCE_TV)
+    chain.by(policies.CONTEXT_DECOMPOSITION).by(policies.ADVANTAGE).by(shifts.SHIFT_BY_SEQUENCE_TV)
     chain.equal(statement().value, "a constant summed T times")
     return chain.end(statement().value)
 

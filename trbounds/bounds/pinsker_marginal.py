@@ -43,15 +43,15 @@ def derive() -> Derivation:
     import sympy as sp
 
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.lemmas.divergences import PINSKER, kl, tv
     from trbounds.lemmas.inequalities import ROOT_SUM, UNCAP, capped
     from trbounds.symbolic import SYMBOLS, T, error, t
 
     eps, delta = SYMBOLS["tv_max"], SYMBOLS["kl_max"]
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION).by(lemma.ADVANTAGE)
-    chain.by(PINSKER, {tv: eps, kl: delta}).by(lemma.SHIFT_BY_KL)
+    chain.by(policies.CONTEXT_DECOMPOSITION).by(policies.ADVANTAGE)
+    chain.by(PINSKER, {tv: eps, kl: delta}).by(shifts.SHIFT_BY_KL)
     chain.end(statement().value)
     chain.by(UNCAP, {capped: sp.sqrt(delta / 2)})
     chain.by(UNCAP, {capped: sp.sqrt((t - 1) * delta / 2)})

@@ -33,11 +33,11 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Performance difference and advantage in TV; the context shift through Pinsker."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
+    from trbounds.lemmas import policies, shifts
     from trbounds.symbolic import error
 
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION).by(lemma.ADVANTAGE).by(lemma.SHIFT_BY_KL)
+    chain.by(policies.CONTEXT_DECOMPOSITION).by(policies.ADVANTAGE).by(shifts.SHIFT_BY_KL)
     return chain.end(statement().value)
 
 

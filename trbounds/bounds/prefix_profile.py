@@ -37,13 +37,12 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Centred reward; contexts shift by no more than the divergences before them."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas import policies as lemma
-    from trbounds.lemmas.positions import SHIFT_BY_PREFIX
+    from trbounds.lemmas import policies, shifts
     from trbounds.symbolic import error
 
     chain = Chain(BOUND.title, error)
-    chain.by(lemma.CONTEXT_DECOMPOSITION_CENTRED).by(lemma.ADVANTAGE_CENTRED)
-    chain.by(SHIFT_BY_PREFIX)
+    chain.by(policies.CONTEXT_DECOMPOSITION_CENTRED).by(policies.ADVANTAGE_CENTRED)
+    chain.by(shifts.SHIFT_BY_PREFIX)
     return chain.end(statement().value)
 
 

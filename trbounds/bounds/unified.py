@@ -50,7 +50,8 @@ def derive() -> Derivation:
     """Each part bounds the same |Error|, hence so does the smallest."""
     import sympy as sp
 
-    from trbounds.derivation import Derivation, Step, all_steps, identity
+    from trbounds.derivation import Certificate, Derivation, Step, all_steps
+    from trbounds.lemmas.inequalities import BELOW_BOTH
     from trbounds.symbolic import error
 
     steps = [
@@ -61,15 +62,20 @@ def derive() -> Derivation:
         )
         for part in (*_ALWAYS, *_WITH_POSITIONS)
     ]
-    parts = tuple(part.statement().value for part in (*_ALWAYS, *_WITH_POSITIONS))
-    steps.append(
-        Step(
-            sp.Le(error, statement().value, evaluate=False),
-            "a number below each of several numbers is below the smallest",
-            identity(sp.Min(*parts, evaluate=False), statement().value),
+    smallest = statement().value
+
+    def each_is_proved() -> Certificate:
+        proved = {step.claim.rhs for step in steps}
+        ok = set(smallest.args) == proved and BELOW_BOTH.certificate().ok
+        said = "are" if ok else "are not"
+        return Certificate(
+            ok, "lemma", f"its {len(smallest.args)} parts {said} the right sides above"
         )
+
+    last = Step(
+        sp.Le(error, smallest, evaluate=False), BELOW_BOTH.title, each_is_proved, BELOW_BOTH
     )
-    return Derivation(BOUND.title, tuple(steps))
+    return Derivation(BOUND.title, (*steps, last))
 
 
 BOUND = Bound(

@@ -15,13 +15,15 @@ from trbounds.lemmas.conjugate import (
     SMALL_PART,
     cut,
     large_factor,
+    phi,
     small_factor,
 )
 from trbounds.lemmas.divergences import CHAIN_RULE, PINSKER
 from trbounds.lemmas.duality import BOUNDED_DIFFERENCE
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
-from trbounds.lemmas.martingales import OBJECTIVE_BY_TV, RatioTree
+from trbounds.lemmas.martingales import OBJECTIVE_BY_TV
 from trbounds.lemmas.path_sums import WEIGHT_GAP
+from trbounds.lemmas.trees import RatioTree
 from trbounds.symbolic import SYMBOLS, error
 
 __all__ = [
@@ -182,13 +184,26 @@ CUT_PARTS = Lemma(
 )
 
 
-def _shares_step() -> Step:
-    return Step(
-        "k' + k'' = kl(c_t), both non-negative, and the k' as well as the k'' of a rollout sum to "
-        "at most K",
+def _shares_steps() -> Iterable[Step]:
+    yield Step(
+        "k' + k'' = kl(c_t)",
         "k' and k'' are the means of phi(rho - 1) where rho <= 1 + c and where rho > 1 + c",
         MEAN_PHI.certificate,
         MEAN_PHI,
+    )
+    x = sp.Symbol("x", real=True)
+    yield Step(
+        "phi(x) = log u - (1 - 1/u) >= 0, u = 1/(1 + x)",
+        "log u >= 1 - 1/u: k' and k'' are not negative, so those of a rollout sum to at most K",
+        all_of(
+            "sign",
+            "the form, and the lemma",
+            [
+                identity(sp.expand_log(-sp.log(1 + x)) - (1 - (1 + x)), phi(x)),
+                LOG_BELOW_LINE.certificate,
+            ],
+        ),
+        LOG_BELOW_LINE,
     )
 
 
@@ -205,7 +220,7 @@ def _prove_cut_chi2() -> Iterable[Step]:
         SMALL_PART.certificate,
         SMALL_PART,
     )
-    yield _shares_step()
+    yield from _shares_steps()
 
 
 #: ``sum_t chi2_c(c_t) <= a K`` along every rollout.
@@ -242,7 +257,7 @@ def _tail_steps(bound: str) -> Iterable[Step]:
     )
     z, size, theta, rest = sp.symbols("Z f theta 1-theta", nonnegative=True)
     yield Step(
-        f"|E_mu[Z (f - E_mu[f | c_t]) | c_t]| <= E_mu[Z | c_t] {bound}",
+        f"|E_mu[Z (f - E_mu[f | c_t]) | c_t]| <= {bound}",
         "termwise for Z >= 0, both signs",
         all_of(
             "sign",
@@ -256,7 +271,7 @@ def _tail_steps(bound: str) -> Iterable[Step]:
         LARGE_PART.certificate,
         LARGE_PART,
     )
-    yield _shares_step()
+    yield from _shares_steps()
 
 
 def _prove_tail_by_weight() -> Iterable[Step]:
@@ -266,7 +281,7 @@ def _prove_tail_by_weight() -> Iterable[Step]:
         BOUNDED_DIFFERENCE.certificate,
         BOUNDED_DIFFERENCE,
     )
-    yield from _tail_steps("")
+    yield from _tail_steps("E_mu[Z | c_t]")
     p = sp.symbols("p1:4", nonnegative=True)
     d = sp.symbols("d1:4", nonnegative=True)
     size = sum(q * x for q, x in zip(p, d, strict=True))
@@ -356,7 +371,7 @@ def _prove_tail_by_future() -> Iterable[Step]:
         "two numbers of at most that size",
         identity(2 * sp.sqrt(_K / 2), sp.sqrt(2 * _K)),
     )
-    yield from _tail_steps("sqrt(2 K)")
+    yield from _tail_steps("E_mu[Z | c_t] sqrt(2 K)")
     used, slack = sp.symbols("E_mu[sum_t_k''] slack", nonnegative=True)
     yield Step(
         "sum_t E_mu[b k''_t sqrt(2 K)] <= b K sqrt(2 K)",

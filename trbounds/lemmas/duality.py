@@ -21,15 +21,15 @@ from trbounds.lemmas.conjugate import (
     multiplier,
 )
 from trbounds.lemmas.divergences import CHAIN_RULE
-from trbounds.lemmas.inequalities import LOG_BELOW_LINE
+from trbounds.lemmas.inequalities import BELOW_BOTH, LOG_BELOW_LINE
 from trbounds.lemmas.martingales import (
     OBJECTIVE_BY_TV,
     objective_gap,
-    on_trees,
     surrogate,
 )
-from trbounds.lemmas.policies import MARTINGALE, TELESCOPING
+from trbounds.lemmas.ratios import MARTINGALE, TELESCOPING
 from trbounds.lemmas.second_order import FUTURE_SQUARE_BY_POSITION
+from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, error
 
 __all__ = [
@@ -216,9 +216,10 @@ def _prove_objective_by_duality() -> Iterable[Step]:
         DUALITY,
     )
     yield Step(
-        "a number below each of two is below the smaller",
-        "the minimum",
-        identity(sp.Min(_V, dual_gain(_D, _v)), sp.Min(dual_gain(_D, _v), _V)),
+        sp.Le(objective_gap, sp.Min(_V, dual_gain(_D, _v)), evaluate=False),
+        BELOW_BOTH.title,
+        BELOW_BOTH.certificate,
+        BELOW_BOTH,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import sympy as sp
 
@@ -10,12 +11,14 @@ from trbounds.derivation import Lemma, Step, all_of, identity, nonnegative
 from trbounds.symbolic import T, t
 
 __all__ = [
+    "BELOW_BOTH",
     "CAP",
     "CAUCHY_SCHWARZ",
     "LOG_BELOW_LINE",
     "ROOT_SUM",
     "SUM_OF_POSITIONS",
     "UNCAP",
+    "by_induction",
     "capped",
 ]
 
@@ -50,14 +53,23 @@ ROOT_SUM = Lemma(
 )
 
 
-def _prove_sum_of_positions() -> Iterable[Step]:
-    closed = T * (T - 1) / 2
-    yield Step(sp.Eq(closed.subs(T, 1), 0, evaluate=False), "T = 1", identity(closed.subs(T, 1), 0))
+def by_induction(term: Any, closed: Any) -> Iterable[Step]:
+    """Prove ``sum_{t=1}^T term = closed`` by induction over T, for terms free of T."""
     yield Step(
-        sp.Eq(closed.subs(T, T + 1) - closed, T, evaluate=False),
-        "T to T + 1 adds the term T",
-        identity(closed.subs(T, T + 1) - closed, T),
+        f"T = 1: the term {_short(term.subs(t, 1))} is the closed form {_short(closed.subs(T, 1))}",
+        "start of the induction",
+        identity(term.subs(t, 1), closed.subs(T, 1)),
     )
+    growth = closed.subs(T, T + 1) - closed
+    yield Step(
+        sp.Eq(sp.UnevaluatedExpr(closed.subs(T, T + 1)) - closed, term.subs(t, T + 1)),
+        "from T to T + 1 the closed form grows by the term of position T + 1",
+        identity(sp.expand(sp.powsimp(growth)), sp.expand(sp.powsimp(term.subs(t, T + 1)))),
+    )
+
+
+def _short(expr: sp.Expr) -> str:
+    return str(sp.sstr(expr))
 
 
 #: ``sum_{t=1}^T (t - 1) = T (T - 1) / 2``.
@@ -67,7 +79,7 @@ SUM_OF_POSITIONS = Lemma(
     left=sp.Sum(t - 1, (t, 1, T)),
     relation="==",
     right=T * (T - 1) / 2,
-    prove=_prove_sum_of_positions,
+    prove=lambda: by_induction(t - 1, T * (T - 1) / 2),
 )
 
 
@@ -75,10 +87,20 @@ SUM_OF_POSITIONS = Lemma(
 capped = sp.Symbol("z", nonnegative=True)
 
 
-def _prove_uncap() -> Iterable[Step]:
-    e = sp.Symbol("e", nonnegative=True)
-    yield Step("z <= 1: min(1, z) = z", "and z <= z", nonnegative(capped - capped))
-    yield Step("z = 1 + e with e >= 0: min(1, z) = 1", "and z - 1 = e", nonnegative((1 + e) - 1, e))
+def _cap_step(name: str, larger: sp.Expr) -> Step:
+    """Step that bounds min(1, z) by `larger`, for z on either side of 1."""
+    below, above = sp.Symbol("1-z", nonnegative=True), sp.Symbol("z-1", nonnegative=True)
+    z = sp.Symbol("z", nonnegative=True)
+    cases = (z, z + below), (1 + above, sp.Integer(1))  # z and the 1 it is compared with
+    checks = []
+    for value, one in cases:
+        bound = larger.subs(capped, value) if larger.has(capped) else one
+        checks.append(nonnegative(bound - sp.Min(one, value)))
+    return Step(
+        f"{name} - min(1, z) >= 0",
+        "for z <= 1 the smaller is z, for z >= 1 it is 1",
+        all_of("sign", "both sides of 1", checks),
+    )
 
 
 #: ``min(1, z) <= z``.
@@ -88,14 +110,8 @@ UNCAP = Lemma(
     left=sp.Min(1, capped),
     relation="<=",
     right=capped,
-    prove=_prove_uncap,
+    prove=lambda: [_cap_step("z", capped)],
 )
-
-
-def _prove_cap() -> Iterable[Step]:
-    e, rest = sp.Symbol("e", nonnegative=True), sp.Symbol("1 - z", nonnegative=True)
-    yield Step("z <= 1: min(1, z) = z", "and 1 - z >= 0", nonnegative((capped + rest) - capped))
-    yield Step("z = 1 + e with e >= 0: min(1, z) = 1", "and 1 <= 1", nonnegative(e - e))
 
 
 #: ``min(1, z) <= 1``.
@@ -105,7 +121,40 @@ CAP = Lemma(
     left=sp.Min(1, capped),
     relation="<=",
     right=sp.Integer(1),
-    prove=_prove_cap,
+    prove=lambda: [_cap_step("1", sp.Integer(1))],
+)
+
+
+_first, _second = sp.symbols("a b", nonnegative=True)
+_low = sp.Symbol("x", nonnegative=True)
+
+
+def _prove_below_both() -> Iterable[Step]:
+    more = sp.Symbol("more", nonnegative=True)
+    low, slack = sp.symbols("x a-x", nonnegative=True)
+    yield Step(
+        "min(a, b) - x >= 0",
+        "whichever of the two is the smaller: it is x and something that is not negative",
+        all_of(
+            "sign",
+            "both orders",
+            [
+                nonnegative(sp.Min(low + slack, low + slack + more) - low, slack),
+                nonnegative(sp.Min(low + slack + more, low + slack) - low, slack),
+            ],
+        ),
+    )
+
+
+#: ``x <= min(a, b)`` for x <= a and x <= b.
+BELOW_BOTH = Lemma(
+    key="below_both",
+    title="what is below two numbers is below the smaller",
+    left=_low,
+    relation="<=",
+    right=sp.Min(_first, _second),
+    prove=_prove_below_both,
+    assumes="x <= a and x <= b",
 )
 
 

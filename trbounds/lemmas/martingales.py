@@ -1,21 +1,16 @@
-"""Lemmas on the martingales M and W - 1 under the rollout policy, and on the reward's own.
-
-Trees of binary tokens stand for small problems in full generality: at a context where the rollout
-policy draws token 1 with probability m, every ratio with mean 1 is ``1 + f (1 - m)`` at token 1
-and ``1 - f m`` at token 0 for some f, so that all means below are polynomials.
-"""
+"""Lemmas on the martingale M under the rollout policy, and on the reward's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Iterable
 from itertools import product
 
 import sympy as sp
 
-from trbounds.derivation import Certificate, Check, Lemma, Step, all_of, identity, nonnegative
+from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.inequalities import CAUCHY_SCHWARZ
-from trbounds.lemmas.policies import MARTINGALE
+from trbounds.lemmas.ratios import MARTINGALE, chi2_step
+from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, T, error, t
 
 __all__ = [
@@ -25,12 +20,9 @@ __all__ = [
     "SURROGATE_BY_ADVANTAGES",
     "SURROGATE_BY_TV",
     "TOTAL_VARIANCE",
-    "RatioTree",
     "advantage_square",
     "cauchy_schwarz_in_mean",
-    "chi2_step",
     "objective_gap",
-    "on_trees",
     "ratio_square",
     "surrogate",
 ]
@@ -44,102 +36,6 @@ objective_gap = sp.Symbol("|J(pi) - J(mu)|", nonnegative=True)
 ratio_square = sp.Symbol("sum_t E_mu[(rho_t - 1)^2]", nonnegative=True)
 advantage_square = sp.Symbol("sum_t E_mu[A_t^2]", nonnegative=True)
 
-_Path = tuple[int, ...]
-
-
-class RatioTree:
-    """Binary tokens up to a horizon: rollout probabilities, ratios and rewards as symbols."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.paths: list[_Path] = list(product((0, 1), repeat=length))
-        self.contexts = [c for n in range(length) for c in product((0, 1), repeat=n)]
-        self._m = {c: sp.Symbol(_name("m", c), real=True) for c in self.contexts}
-        self._f = {c: sp.Symbol(_name("f", c), real=True) for c in self.contexts}
-        self.reward = {y: sp.Symbol(_name("R", y), real=True) for y in self.paths}
-
-    def mu(self, c: _Path, y: int) -> sp.Expr:
-        """Rollout probability of a token."""
-        return self._m[c] if y else 1 - self._m[c]
-
-    def step(self, c: _Path, y: int) -> sp.Expr:
-        """``rho - 1`` of a token."""
-        return self._f[c] * (1 - self._m[c]) if y else -self._f[c] * self._m[c]
-
-    def chi2(self, c: _Path) -> sp.Expr:
-        """``sum_y mu (rho - 1)^2`` at a context."""
-        return sum(self.mu(c, y) * self.step(c, y) ** 2 for y in (0, 1))
-
-    def reached(self, c: _Path) -> sp.Expr:
-        """Probability that a rollout reaches a context."""
-        return sp.prod(self.mu(c[:i], c[i]) for i in range(len(c)))
-
-    def weight(self, c: _Path) -> sp.Expr:
-        """Product of the ratios up to a context."""
-        return sp.prod(1 + self.step(c[:i], c[i]) for i in range(len(c)))
-
-    def ratio_sum(self, y: _Path) -> sp.Expr:
-        """M of a response: the sum of its ``rho - 1``."""
-        return sum(self.step(y[:i], y[i]) for i in range(len(y)))
-
-    def residual(self, y: _Path) -> sp.Expr:
-        """``W - 1 - M`` of a response."""
-        return self.weight(y) - 1 - self.ratio_sum(y)
-
-    def value(self, c: _Path, *, train: bool = False) -> sp.Expr:
-        """Mean reward after a context, under the rollout or the training policy."""
-        if len(c) == self.length:
-            return self.reward[c]
-        return sum(
-            self.mu(c, y) * (1 + self.step(c, y) if train else 1) * self.value((*c, y), train=train)
-            for y in (0, 1)
-        )
-
-    def advantage(self, c: _Path, y: int) -> sp.Expr:
-        """``E_mu[R | c, y] - E_mu[R | c]``."""
-        return self.value((*c, y)) - self.value(c)
-
-    def mean(self, of: Callable[[_Path], sp.Expr]) -> sp.Expr:
-        """Mean over rollouts of a function of the response."""
-        return sum(self.reached(y) * of(y) for y in self.paths)
-
-    def mean_over_tokens(self, of: Callable[[_Path, int], sp.Expr]) -> sp.Expr:
-        """Sum over positions of the mean over rollouts of a function of context and token."""
-        return sum(
-            self.reached(c) * self.mu(c, y) * of(c, y) for c in self.contexts for y in (0, 1)
-        )
-
-
-@cache
-def _tree(length: int) -> RatioTree:
-    return RatioTree(length)
-
-
-def _name(letter: str, tokens: _Path) -> str:
-    return letter + "_" + "".join(map(str, tokens))
-
-
-def on_trees(sides: Callable[[RatioTree], tuple[sp.Expr, sp.Expr]], longest: int = 3) -> Check:
-    """Check an identity of means over whole trees, for horizons from 1 on.
-
-    Parameters
-    ----------
-    sides : callable
-        Both sides of the identity, polynomials in the tree's symbols.
-    longest : int
-        Last horizon.
-    """
-
-    def at(length: int) -> Check:
-        def check() -> Certificate:
-            left, right = sides(_tree(length))
-            return identity(sp.expand(left), sp.expand(right))()
-
-        return check
-
-    lengths = range(1, longest + 1)
-    return all_of("enumeration", f"T = 1..{longest}", [at(n) for n in lengths])
-
 
 def cauchy_schwarz_in_mean(claim: str) -> Step:
     """Step that applies Cauchy-Schwarz to a mean."""
@@ -149,30 +45,6 @@ def cauchy_schwarz_in_mean(claim: str) -> Step:
         CAUCHY_SCHWARZ.certificate,
         CAUCHY_SCHWARZ,
     )
-
-
-def chi2_step() -> Step:
-    """Step that recognises chi2 as the second moment of ``rho - 1`` at one context."""
-
-    def moment(tokens: int) -> Check:
-        def check() -> Certificate:
-            mu, pi = _distribution("mu", tokens), _distribution("pi", tokens)
-            square = sum(m * (p / m - 1) ** 2 for m, p in zip(mu, pi, strict=True))
-            chi2 = sum(p**2 / m for m, p in zip(mu, pi, strict=True)) - 1
-            return identity(sp.cancel(square - chi2), sp.Integer(0))()
-
-        return check
-
-    return Step(
-        "E_mu[(rho_t - 1)^2 | c_t] = sum_y pi^2/mu - 1 = chi2(c_t)",
-        "expanded for 2..5 tokens; both policies sum to 1",
-        all_of("enumeration", "2..5 tokens", [moment(n) for n in range(2, 6)]),
-    )
-
-
-def _distribution(name: str, tokens: int) -> list[sp.Expr]:
-    free = list(sp.symbols(f"{name}1:{tokens}", positive=True))
-    return [*free, 1 - sum(free)]
 
 
 # -- the two parts of the error ----------------------------------------------------------------
@@ -204,12 +76,18 @@ ERROR_PARTS = Lemma(
 
 
 def _prove_objective_by_tv() -> Iterable[Step]:
-    x = sp.Symbol("x", nonnegative=True)
+    x, y = sp.symbols("x y", nonnegative=True)
+    yield Step(
+        "TV(P, Q) = (1/2) sum |P - Q| = sum over {P > Q} of (P - Q)",
+        "P and Q have the same mass: the sums x of P - Q over {P > Q} and y of Q - P over {P < Q} "
+        "are equal, and half of x + y is x",
+        identity(((x + y) / 2).subs(y, x), x),
+    )
     theta, rest = sp.Symbol("theta", nonnegative=True), sp.Symbol("1 - theta", nonnegative=True)
     yield Step(
-        "E_P R - E_Q R <= sum over {P > Q} of (P - Q) = TV(P, Q), for R in [0, 1]",
-        "over {P > Q}, x R <= x with R = theta; elsewhere -|x| R <= 0; P and Q exchanged gives "
-        "the other sign",
+        "J(pi) - J(mu) = E_P R - E_Q R <= sum over {P > Q} of (P - Q) = TV(P, Q) = V",
+        "P and Q the two policies' responses: over {P > Q}, x R <= x with R = theta in [0, 1]; "
+        "elsewhere -|x| R <= 0; P and Q exchanged gives the other sign",
         all_of(
             "sign",
             "both signs of P - Q",
@@ -304,7 +182,7 @@ def _prove_surrogate_by_advantages() -> Iterable[Step]:
         ),
     )
     yield cauchy_schwarz_in_mean(
-        "sum_t E_mu[(rho_t - 1) A_t] <= sqrt(sum_t E_mu[(rho_t - 1)^2] sum_t E_mu[A_t^2])"
+        "|sum_t E_mu[(rho_t - 1) A_t]| <= sqrt(sum_t E_mu[(rho_t - 1)^2] sum_t E_mu[A_t^2])"
     )
 
 

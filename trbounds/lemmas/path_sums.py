@@ -11,9 +11,10 @@ import sympy as sp
 from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.duality import BOUNDED_DIFFERENCE
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
-from trbounds.lemmas.martingales import RatioTree, cauchy_schwarz_in_mean, chi2_step, on_trees
-from trbounds.lemmas.policies import MARTINGALE
+from trbounds.lemmas.martingales import cauchy_schwarz_in_mean
+from trbounds.lemmas.ratios import MARTINGALE, chi2_step
 from trbounds.lemmas.second_order import weighted_residual
+from trbounds.lemmas.trees import RatioTree, on_trees
 from trbounds.symbolic import SYMBOLS, error
 
 __all__ = [
@@ -149,9 +150,9 @@ def _prove_path_potential() -> Iterable[Step]:
         on_trees(_summed_potential, longest=2),
     )
     yield Step(
-        sp.Eq(_potential(sp.Integer(1), _X), sp.exp(_X) - 1 - _X, evaluate=False),
-        "what is taken off is not negative, because X - sum_t chi2(c_t) >= 0 along every rollout "
-        "by the definition of X; U(1, X) remains",
+        "U(1, X) = exp(X) - 1 - X",
+        "this remains: what is taken off is not negative, because X - sum_t chi2(c_t) >= 0 along "
+        "every rollout by the definition of X",
         identity(_potential(sp.Integer(1), _X), sp.exp(_X) - 1 - _X),
     )
 
@@ -263,7 +264,8 @@ STOPPING = Lemma(
     relation="<=",
     right=error_stopped + objective_after_stop + surrogate_after_stop,
     prove=_prove_stopping,
-    assumes="tau is the first step at which the running sum of chi2 would exceed the budget",
+    assumes="tau is the first step at which the running sum of chi2 would exceed the budget; "
+    "pi << mu",
     source="trbounds",
 )
 

@@ -26,8 +26,9 @@ from trbounds.lemmas.conjugate import (
 from trbounds.lemmas.cut import FUTURE_GAP, large, small
 from trbounds.lemmas.duality import BOUNDED_DIFFERENCE, DUALITY
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
-from trbounds.lemmas.martingales import TOTAL_VARIANCE, RatioTree, on_trees
-from trbounds.lemmas.policies import MARTINGALE
+from trbounds.lemmas.martingales import TOTAL_VARIANCE
+from trbounds.lemmas.ratios import MARTINGALE
+from trbounds.lemmas.trees import RatioTree, on_trees
 from trbounds.symbolic import SYMBOLS, error
 
 __all__ = [

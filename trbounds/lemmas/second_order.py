@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 import sympy as sp
 
-from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
+from trbounds.derivation import Check, Lemma, Step, identity, nonnegative
 from trbounds.lemmas.divergences import CHAIN_RULE, PINSKER
-from trbounds.lemmas.inequalities import CAP, UNCAP
-from trbounds.lemmas.martingales import cauchy_schwarz_in_mean, chi2_step, on_trees
-from trbounds.lemmas.policies import MARTINGALE, TELESCOPING
+from trbounds.lemmas.inequalities import BELOW_BOTH, CAP, UNCAP
+from trbounds.lemmas.martingales import OBJECTIVE_BY_TV, cauchy_schwarz_in_mean
 from trbounds.lemmas.positions import PRODUCT_SUM, factor
+from trbounds.lemmas.ratios import MARTINGALE, TELESCOPING, chi2_step
+from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, T, error, s, t
 
 __all__ = [
@@ -207,7 +208,7 @@ def _prove_future_by_chi2() -> Iterable[Step]:
     )
     yield chi2_step()
     yield cauchy_schwarz_in_mean(
-        "E_mu[(rho_t - 1) h_t] <= sqrt(E_mu[(rho_t - 1)^2] E_mu[h_t^2]) = sqrt(x_t E_mu[h_t^2])"
+        "|E_mu[(rho_t - 1) h_t]| <= sqrt(E_mu[(rho_t - 1)^2] E_mu[h_t^2]) = sqrt(x_t E_mu[h_t^2])"
     )
 
 
@@ -225,32 +226,28 @@ FUTURE_BY_CHI2 = Lemma(
 
 
 def _prove_future_square() -> Iterable[Step]:
-    x = sp.Symbol("x", nonnegative=True)
-    theta, rest = sp.Symbol("theta", nonnegative=True), sp.Symbol("1 - theta", nonnegative=True)
     yield Step(
-        "|h_t| <= TV of the continuations given c_{t+1}, for R in [0, 1]",
-        "over {P > Q}, x R <= x; elsewhere -|x| R <= 0; and sum over {P > Q} of (P - Q) is TV",
-        all_of(
-            "sign",
-            "both signs of P - Q",
-            [nonnegative(x * (theta + rest) - x * theta, x * rest), nonnegative(x * theta)],
-        ),
+        "|h_t| <= TV of the continuations after c_{t+1}, for R in [0, 1]",
+        "the change of the objective of the problem that starts at c_{t+1}",
+        OBJECTIVE_BY_TV.certificate,
+        OBJECTIVE_BY_TV,
     )
     yield Step(
-        "h_t^2 <= min(1, KL of the continuations given c_{t+1} / 2)",
+        "h_t^2 <= min(1, KL/2), KL that of the continuations after c_{t+1}",
         "Pinsker, squared",
         PINSKER.certificate,
         PINSKER,
     )
     yield Step(
-        "E_mu of that KL = sum_{s>t} k_s",
-        "chain rule for the tokens after t, the context c_{t+1} in the place of the prompt; c_t "
-        "is drawn by mu throughout",
+        "the mean of that KL over rollouts is sum_{s>t} k_s",
+        "chain rule for the tokens after t, the context c_{t+1} in the place of the prompt; "
+        "c_{t+1} and the tokens after it are drawn by mu",
         CHAIN_RULE.certificate,
         CHAIN_RULE,
     )
-    yield Step("E min(1, z) <= E z", "at every context", UNCAP.certificate, UNCAP)
-    yield Step("E min(1, z) <= 1", "at every context", CAP.certificate, CAP)
+    yield Step("E min(1, z) <= E z", "min(1, z) <= z at every context", UNCAP.certificate, UNCAP)
+    yield Step("E min(1, z) <= 1", "min(1, z) <= 1 at every context", CAP.certificate, CAP)
+    yield Step("E min(1, z) <= min(1, E z)", BELOW_BOTH.title, BELOW_BOTH.certificate, BELOW_BOTH)
 
 
 #: ``E_mu h_t^2 <= min(1, sum_{s>t} k_s/2)``.
