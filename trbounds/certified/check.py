@@ -11,6 +11,7 @@ import numpy as np
 from flint import arb
 
 from trbounds.bound import Bound
+from trbounds.certified.derived import derivable
 from trbounds.certified.enclosure import Enclosure, enclose_values
 from trbounds.errors import InputError
 from trbounds.oracle import ExactTruth, TabularPair, exact, stopped_path_fields
@@ -20,7 +21,8 @@ __all__ = ["Comparison", "certify_pair", "exact_values"]
 
 # Logarithms of the exact oracle hold 50 digits.
 _LOGARITHM_ERROR = Fraction(1, 10**50)
-_PRECISION = 24
+# Bits of a first enclosure, and of the one that decides where the error comes within a tenth.
+_COARSE, _FINE = 8, 60
 
 
 @dataclass(frozen=True)
@@ -133,18 +135,24 @@ def certify_pair(
         values |= stopped_path_fields(pair, budget)
     error = Fraction(truth.sup_error if any_reward else abs(truth.error))
     low, high = truth.reward_range
+    width = Fraction(high - low)
+
+    def compare(bound: Bound, precision: int) -> Comparison:
+        enclosure = enclose_values(
+            bound,
+            truth.T,
+            values,
+            reward_width=width,
+            conversion=conversion,
+            precision=precision,
+        )
+        return Comparison(bound.key, error, enclosure)
+
+    known = derivable(values)
     found = []
     for bound in bounds:
-        try:
-            enclosure = enclose_values(
-                bound,
-                truth.T,
-                values,
-                reward_width=Fraction(high - low),
-                conversion=conversion,
-                precision=_PRECISION,
-            )
-        except InputError:
+        if not set(bound.requires) <= known:
             continue
-        found.append(Comparison(bound.key, error, enclosure))
+        comparison = compare(bound, _COARSE)
+        found.append(comparison if comparison.ratio < 0.9 else compare(bound, _FINE))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
@@ -14,7 +14,7 @@ from trbounds.certified.sharp import sharp_tv
 from trbounds.profile import Conversion
 from trbounds.relations import RELATIONS
 
-__all__ = ["BALL_RELATIONS", "Situation", "derive_missing"]
+__all__ = ["BALL_RELATIONS", "Situation", "derivable", "derive_missing"]
 
 Known = dict[str, Any]
 
@@ -138,6 +138,15 @@ def derive_missing(situation: Situation, known: Known) -> Known:
         ]
         if values:
             found[target] = reduce(_smaller, values)
+    return found
+
+
+def derivable(known: Iterable[str]) -> set[str]:
+    """Return the names of the known fields and of those that follow from them."""
+    found = set(known)
+    for relation in RELATIONS:
+        if set(relation.needs) <= found:
+            found.add(relation.target)
     return found
 
 

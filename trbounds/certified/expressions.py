@@ -47,6 +47,7 @@ class Reader:
     def __init__(self, values: Mapping[str, Any], bits: int) -> None:
         self._bits = bits
         self._infima: dict[Any, Any] = {}
+        self._shared: dict[Any, Compiled] = {}
         self._scalars = {SYMBOLS[n]: v for n, v in values.items() if not isinstance(v, list)}
         self._lists = {SYMBOLS[n]: v for n, v in values.items() if isinstance(v, list)}
 
@@ -65,10 +66,15 @@ class Reader:
 
     def _compile(self, expr: Any, bound: frozenset[Any]) -> Compiled:
         build = self._builder(expr)
-        if _free(expr) & bound:
+        if not _free(expr) & bound:
+            value = build(expr, _NONE)({})
+            return lambda at: value
+        if not isinstance(expr, Monotone):
             return build(expr, bound)
-        value = build(expr, _NONE)({})
-        return lambda at: value
+        # Value and slope of an infimum share these, and they are what takes time.
+        if expr not in self._shared:
+            self._shared[expr] = _remembering(build(expr, bound))
+        return self._shared[expr]
 
     def _builder(self, expr: Any) -> Callable[[Any, frozenset[Any]], Compiled]:
         for kind, name in _BUILDERS:
@@ -233,6 +239,19 @@ def _stable_with_slope(expr: Any) -> tuple[tuple[Any, Any], Any]:
     offset = sp.Dummy("offset", positive=True)
     stable = stable_form(inside, variable, lower + offset)
     return (stable, sp.diff(stable, offset)), offset
+
+
+def _remembering(compiled: Compiled) -> Compiled:
+    """Keep the last value of a function of one variable."""
+    last: list[Any] = [None, None]
+
+    def at_last(at: At) -> Any:
+        (x,) = at.values()
+        if x is not last[0]:
+            last[:] = x, compiled(at)
+        return last[1]
+
+    return at_last
 
 
 def _real(value: Any) -> Any:

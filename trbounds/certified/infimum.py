@@ -14,8 +14,8 @@ from trbounds.errors import InputError
 
 __all__ = ["infimum"]
 
-# Where the search starts: the variable between 2^-1200 and 2^1200, and what lies beyond.
-_REACH = 1200
+# Powers of 2 between which the search starts; beyond them the end cells are split as needed.
+_MARKS = (-1200, -32, 32, 1200)
 _MOST_CELLS = 3000
 # Gaps below any float are no gaps.
 _NOTHING = arb(2) ** -1150
@@ -62,7 +62,7 @@ def infimum(value: Function, slope: Function, bits: int) -> Any:
     best, settled = arb.pos_inf(), arb.pos_inf()
     waiting: list[_Cell] = []
     numbers = count()
-    marks = [arb(0), arb(2) ** -_REACH, arb(2) ** _REACH, arb.pos_inf()]
+    marks = [arb(0), *(arb(2) ** n for n in _MARKS), arb.pos_inf()]
     fresh = list(pairwise(marks))
     while fresh and next(numbers) < _MOST_CELLS:
         for low, high in fresh:

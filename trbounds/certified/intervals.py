@@ -42,6 +42,8 @@ class Interval:
 
     def __mul__(self, other: Any) -> Interval:
         low, high = ends(other)
+        if self.low >= 0 and low >= 0:
+            return Interval(_times(self.low, low), _times(self.high, high))
         corners = [_times(a, b) for a in (self.low, self.high) for b in (low, high)]
         return Interval(_least(corners), -_least([-c for c in corners]))
 
