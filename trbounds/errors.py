@@ -11,6 +11,8 @@ The command line turns either into one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+from functools import partial
+
 __all__ = ["InputError", "MissingDependency", "TrboundsError"]
 
 
@@ -73,4 +75,9 @@ class MissingDependency(TrboundsError, ImportError):
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         self.package = package
         self.extra = extra
+        self.purpose = purpose
         super().__init__(f"{purpose} needs {package}: pip install 'trbounds[{extra}]'")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception is rebuilt from its message; this one comes back from worker processes.
+        return partial(type(self), extra=self.extra, purpose=self.purpose), (self.package,)

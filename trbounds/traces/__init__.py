@@ -4,12 +4,14 @@ Importing this package loads numpy only; pyarrow is imported when a file needs i
 """
 
 from trbounds.traces.batch import TraceBatch
+from trbounds.traces.engine import Progress, summarize
 from trbounds.traces.reading import example_path, expand_paths, open_trace
-from trbounds.traces.summary import TraceSummary, summarize
+from trbounds.traces.summary import TraceSummary
 from trbounds.traces.validate import ReadOptions, validate
 from trbounds.traces.writing import write_parquet
 
 __all__ = [
+    "Progress",
     "ReadOptions",
     "TraceBatch",
     "TraceSummary",

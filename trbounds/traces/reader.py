@@ -40,6 +40,9 @@ class Reader:
         ``options.refuse`` and :func:`trbounds.traces.validate.assemble`.
     fallback : bool
         Whether it is asked only when no other reader detects the file.
+    groups : callable, optional
+        ``groups(source)`` returns the sizes, in bytes, of the groups that a file can be read by:
+        ``read`` then respects ``source.groups``. None for a format that is read as a whole.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Reader:
     detects: Callable[[str, bytes], bool]
     read: Callable[[Source, ReadOptions], Iterator[TraceBatch]]
     fallback: bool = False
+    groups: Callable[[Source], list[int]] | None = None
 
 
 @cache

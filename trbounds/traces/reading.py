@@ -14,7 +14,7 @@ from trbounds.traces.reader import detect, find_readers
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["example_path", "expand_paths", "open_trace"]
+__all__ = ["example_path", "expand_paths", "open_trace", "read_source"]
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -130,11 +130,25 @@ def open_trace(
 
 def _read_all(files: list[str], format: str | None, options: ReadOptions) -> Iterator[TraceBatch]:
     for file in files:
-        try:
-            source = Source(file)
-            for batch in detect(source, format).read(source, options):
-                if batch.n_sequences:
-                    yield batch
-        except InputError as error:
-            # A fault of the file as a whole: the rest of this file cannot be read.
-            options.refuse(error)
+        yield from read_source(Source(file), format, options)
+
+
+def read_source(source: Source, format: str | None, options: ReadOptions) -> Iterator[TraceBatch]:
+    """Read one file, or some of its groups; yield its batches that have sequences.
+
+    Parameters
+    ----------
+    source : Source
+        The file.
+    format : str, optional
+        Name of a reader; by default the first bytes decide.
+    options : ReadOptions
+        A fault of the file as a whole, too, is raised or skipped as these say.
+    """
+    try:
+        for batch in detect(source, format).read(source, options):
+            if batch.n_sequences:
+                yield batch
+    except InputError as error:
+        # A fault of the file as a whole: the rest of this file cannot be read.
+        options.refuse(error)

@@ -29,6 +29,9 @@ class Source:
     ----------
     path : str
         Path of a file, or ``"-"``.
+    groups : tuple of int, optional
+        Read only the groups ``groups[0]`` to ``groups[1] - 1`` of a format that has independent
+        groups (:attr:`trbounds.traces.reader.Reader.groups`); by default everything.
 
     Raises
     ------
@@ -36,8 +39,9 @@ class Source:
         From every method, if the file cannot be read or decompressed.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, groups: tuple[int, int] | None = None) -> None:
         self.path = path
+        self.groups = groups
         self._taken = b""
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +20,13 @@ from trbounds.traces.estimates import (
 )
 from trbounds.traces.extremes import Extremes
 from trbounds.traces.histogram import Histogram, token_histograms
+from trbounds.traces.partition import Part
 from trbounds.traces.position_sums import PositionSums
-from trbounds.traces.reading import Paths, expand_paths, open_trace
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.stopping import StoppedSums
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["COUNTS", "Skipped", "TraceSummary", "summarize"]
+__all__ = ["COUNTS", "Partial", "Skipped", "TraceSummary"]
 
 _BLOCK_TOKENS = 131_072
 """Tokens looked at together: few enough for the cache, many enough to be worth numpy's calls."""
@@ -70,6 +69,29 @@ class Skipped:
         return cls(error.file or "", record, error.field or "", error.problem)
 
 
+@dataclass(frozen=True)
+class Partial:
+    """What a summary holds of its inputs when the run that made it did not come to its end.
+
+    Parameters
+    ----------
+    done : frozenset of Part
+        Parts of the inputs that are in the summary.
+    left : int
+        Number of parts that are not.
+    """
+
+    done: frozenset[Part]
+    left: int
+
+    def merge(self, other: Partial) -> Partial:
+        """Return what the merged summary lacks."""
+        return Partial(self.done | other.done, self.left + other.left)
+
+    def __str__(self) -> str:
+        return f"partial: {len(self.done)} of {len(self.done) + self.left} parts of the inputs"
+
+
 class TraceSummary:
     """Everything the rest of trbounds needs of a trace, in bounded memory.
 
@@ -99,6 +121,8 @@ class TraceSummary:
         Optional fields that some sequence has.
     reward_range : tuple of float
         The admissible rewards the trace was read with.
+    partial : Partial or None
+        What is missing, if the run was interrupted; None for a complete summary.
     """
 
     def __init__(self, *, reward_range: tuple[float, float] = (0.0, 1.0)) -> None:
@@ -110,6 +134,7 @@ class TraceSummary:
         self.counts: Counter[str] = Counter()
         self.present: frozenset[str] | None = None
         self.seen: frozenset[str] = frozenset()
+        self.partial: Partial | None = None
         self._files: list[str] = []
         self._table = SequenceTable()
         self._skipped: frozenset[Skipped] = frozenset()
@@ -133,7 +158,7 @@ class TraceSummary:
             part = cls._of_block(block, out.reward_range)
             if block is batch:
                 return part
-            out._absorb(part)
+            out.absorb(part)
         return out
 
     @classmethod
@@ -163,8 +188,8 @@ class TraceSummary:
             If the two were read with different reward ranges.
         """
         out = TraceSummary(reward_range=self.reward_range)
-        out._absorb(self)
-        out._absorb(other)
+        out.absorb(self)
+        out.absorb(other)
         return out
 
     def record_skip(self, error: InputError) -> None:
@@ -242,7 +267,8 @@ class TraceSummary:
 
         return load(path)
 
-    def _absorb(self, other: TraceSummary) -> None:
+    def absorb(self, other: TraceSummary) -> None:
+        """Add another summary in place; as :meth:`merge`, without copying this one."""
         if other.reward_range != self.reward_range:
             raise InputError(
                 f"found {other.reward_range} and {self.reward_range}, expected one range in all "
@@ -265,6 +291,10 @@ class TraceSummary:
         if other.present is not None:
             self.present = other.present if self.present is None else self.present & other.present
         self.seen |= other.seen
+        if other.partial is not None:
+            self.partial = (
+                other.partial if self.partial is None else other.partial.merge(self.partial)
+            )
         if other._skipped:
             self._skipped = _first_skipped(self._skipped | other._skipped)
         self._sorted = False
@@ -324,59 +354,3 @@ def _count(terms: TokenTerms, block: TraceBatch) -> Counter[str]:
         mixed = terms.max_by_sequence(version) != -terms.max_by_sequence(-version)
         counts["mixed_versions"] = np.count_nonzero(mixed)
     return Counter({name: int(count) for name, count in counts.items() if count})
-
-
-def summarize(
-    paths: Paths,
-    format: str | None = None,
-    *,
-    reward_range: tuple[float, float] = (0.0, 1.0),
-    on_error: str = "fail",
-    on_batch: Callable[[TraceBatch], None] | None = None,
-) -> TraceSummary:
-    """Read traces in one pass and summarise them.
-
-    Parameters
-    ----------
-    paths : path or iterable of paths
-        As :func:`trbounds.traces.open_trace` takes them; or saved summaries (``.tbs``), which
-        are merged.
-    format : str, optional
-        Name of a reader; by default the first bytes of each file decide.
-    reward_range : tuple of float
-        Lowest and highest admissible reward.
-    on_error : {"fail", "skip"}
-        Stop at the first bad record or file, or leave it out and list it in the summary.
-    on_batch : callable, optional
-        Called with each batch that was read, for progress.
-
-    Returns
-    -------
-    TraceSummary
-
-    Raises
-    ------
-    InputError
-        For a bad path, file or record, or if no sequence is left.
-    """
-    out = TraceSummary(reward_range=reward_range)
-    for file in expand_paths(paths):
-        if file.endswith(".tbs"):
-            out._absorb(TraceSummary.load(file))
-            continue
-        batches = open_trace(
-            file,
-            format,
-            reward_range=reward_range,
-            on_error=on_error,
-            on_skip=out.record_skip,
-        )
-        for batch in batches:
-            out._absorb(TraceSummary.of(batch, reward_range=reward_range))
-            if on_batch is not None:
-                on_batch(batch)
-    if out.n_sequences == 0:
-        left_out = f"; {out.counts['skipped']} were left out" if out.skipped else ""
-        raise InputError(f"found no sequence{left_out}", field="paths")
-    out._sort()
-    return out

@@ -11,6 +11,7 @@ import json
 import os
 import zipfile
 from collections import Counter
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.extremes import Extreme
 from trbounds.traces.histogram import Histogram
+from trbounds.traces.partition import Part
 from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import COLUMNS, SequenceTable
 from trbounds.traces.stopping import BUDGETS, StoppedSums
-from trbounds.traces.summary import Skipped, TraceSummary
+from trbounds.traces.summary import Partial, Skipped, TraceSummary
 from trbounds.traces.writing import replacing
 
 __all__ = ["load", "save"]
@@ -120,8 +122,20 @@ def _document(summary: TraceSummary) -> dict[str, Any]:
         "present": None if summary.present is None else sorted(summary.present),
         "seen": sorted(summary.seen),
         "extremes": {name: list(extreme) for name, extreme in summary.extremes.items()},
+        "partial": None if summary.partial is None else _partial_document(summary.partial),
         "skipped": [[s.file, s.record, s.field, s.problem] for s in summary.skipped],
     }
+
+
+def _partial_document(partial: Partial) -> dict[str, Any]:
+    return {"done": [list(astuple(part)) for part in sorted(partial.done)], "left": partial.left}
+
+
+def _partial_of(document: Any) -> Partial:
+    done = [
+        Part(str(file), *(int(number) for number in numbers)) for file, *numbers in document["done"]
+    ]
+    return Partial(frozenset(done), int(document["left"]))
 
 
 def _arrays(summary: TraceSummary) -> dict[str, NDArray[Any]]:
@@ -193,6 +207,8 @@ def _rebuild(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Trace
     out.seen = frozenset(document["seen"])
     for name, (value, file, record, position) in document["extremes"].items():
         out.extremes[name] = Extreme(float(value), str(file), int(record), int(position))
+    if document.get("partial") is not None:
+        out.partial = _partial_of(document["partial"])
     out._skipped = frozenset(Skipped(*fields) for fields in document["skipped"])
     return out
 

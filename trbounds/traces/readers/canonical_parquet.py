@@ -48,8 +48,7 @@ def _columns(names: list[str], file: str) -> list[str]:
     return [name for name in names if name in _KNOWN]
 
 
-def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
-    pa = import_pyarrow("Reading Parquet traces")
+def _open(source: Source, pa: Any) -> Any:
     import pyarrow.parquet as pq
 
     if source.path == "-":
@@ -57,29 +56,66 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
     with _arrow_errors(source.name, pa):
         # Streams pages of one row group at a time instead of loading the file; a small buffer
         # per column, as there may be many.
-        file = pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 16)
-    with file, _arrow_errors(source.name, pa):
+        return pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 16)
+
+
+def _groups(source: Source) -> list[int]:
+    # A fault of the schema is found here, so that it counts once and not in every group.
+    # Only totals of a row group are asked for, here and below: pyarrow lets the C++ exceptions
+    # that damaged column metadata raise end the process, except while it reads.
+    with _open(source, import_pyarrow("Reading Parquet traces")) as file:
+        columns = _columns(list(file.schema_arrow.names), source.name)
+        table = file.schema_arrow.empty_table().select(columns)
+        arrays = {name: table[name].combine_chunks() for name in columns}
+        columns_from_arrow(arrays, file=source.name)
+        rows = range(file.num_row_groups)
+        return [file.metadata.row_group(group).total_byte_size for group in rows]
+
+
+def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
+    pa = import_pyarrow("Reading Parquet traces")
+    with _open(source, pa) as file, _arrow_errors(source.name, pa):
         columns = _columns(list(file.schema_arrow.names), source.name)
         width = _bytes_per_token(file.schema_arrow, pa)
-        record = 0
-        for group in range(file.num_row_groups):
-            # Only totals of a row group are asked for: pyarrow lets the C++ exceptions that
-            # damaged column metadata raise end the process, except while it reads.
+        first, stop = source.groups or (0, file.num_row_groups)
+        record = sum(file.metadata.row_group(group).num_rows for group in range(first))
+        for group in range(first, min(stop, file.num_row_groups)):
             size = file.metadata.row_group(group)
             tokens = size.total_byte_size / width
             rows = int(options.batch_tokens * size.num_rows / tokens) if tokens > 0 else 1
             rows = min(max(rows, 1), options.batch_tokens)
-            for batch in file.iter_batches(rows, [group], columns, use_threads=False):
-                arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
-                found = columns_from_arrow(arrays, file=source.name)
-                yield assemble(
-                    found.columns,
-                    file=source.name,
-                    first_record=record,
-                    missing=found.missing,
-                    options=options,
-                )
-                record += batch.num_rows
+            batches = file.iter_batches(rows, [group], columns, use_threads=False)
+            try:
+                yield from _assembled(batches, record, source.name, pa, options)
+            except _DamagedGroupError as bad:
+                # The groups after it can be read all the same.
+                problem = f"row group {group} cannot be read: {bad}"
+                options.refuse(InputError(problem, file=source.name, record=record))
+            record += size.num_rows
+
+
+class _DamagedGroupError(Exception):
+    """The bytes of a row group are damaged."""
+
+
+def _assembled(
+    batches: Iterator[Any], record: int, file: str, pa: Any, options: ReadOptions
+) -> Iterator[TraceBatch]:
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _DamagedGroupError(
+                str(error).splitlines()[0] if str(error) else "damaged"
+            ) from None
+        if batch is None:
+            return
+        arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+        found = columns_from_arrow(arrays, file=file)
+        yield assemble(
+            found.columns, file=file, first_record=record, missing=found.missing, options=options
+        )
+        record += batch.num_rows
 
 
 def _bytes_per_token(schema: Any, pa: Any) -> int:
@@ -99,4 +135,5 @@ READER = Reader(
     detects=_detects,
     read=_read,
     fallback=True,
+    groups=_groups,
 )
