@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
-__all__ = ["track"]
+if TYPE_CHECKING:
+    from trbounds.traces import Progress
+
+__all__ = ["reading_progress", "track"]
 
 Item = TypeVar("Item")
 
@@ -20,3 +25,41 @@ def track(items: Sequence[Item], what: str) -> Iterator[Item]:
     from rich.progress import track as rich_track
 
     yield from rich_track(items, what, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def reading_progress() -> Iterator[Callable[[Progress], None] | None]:
+    """Give a callback for progress: share done, what was read, rate and time left, on stderr.
+
+    Gives None where stderr is not a terminal.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    columns = (
+        rich_progress.SpinnerColumn(),
+        rich_progress.BarColumn(),
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("left"),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+        start = time.monotonic()
+
+        def show(progress: Progress) -> None:
+            rate = progress.tokens_read / max(time.monotonic() - start, 1e-3)
+            bar.update(
+                task,
+                total=progress.bytes or None,
+                completed=progress.bytes_done,
+                description=f"{progress.parts_done} of {progress.parts} parts, "
+                f"{progress.sequences:,} sequences, {progress.tokens:,} tokens, "
+                f"{rate:,.0f} tokens/s",
+            )
+
+        yield show

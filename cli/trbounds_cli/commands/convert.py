@@ -1,0 +1,59 @@
+"""Convert logged traces of any format to one canonical Parquet file."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trbounds.errors import InputError
+from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
+from trbounds_cli.output import print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trbounds.traces import TraceBatch
+
+
+def command(
+    traces: Traces = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to; .parquet.")
+    ] = "trace.parquet",
+    form: TraceFormat = None,
+    reward_range: RewardRange = (0.0, 1.0),
+    on_error: OnError = "fail",
+    json: AsJson = False,
+) -> None:
+    """Convert traces to the canonical Parquet form, which reads many times faster than text.
+
+    One row per sequence, token values in lists of float64, Zstandard. All traces must have the
+    same optional fields.
+
+    Example: `trbounds convert train_data_step*.jsonl -o run.parquet`
+    """
+    from trbounds.traces import open_trace, write_parquet
+
+    if not traces:
+        raise InputError("give trace files")
+    left_out: list[InputError] = []
+    read = {"sequences": 0, "tokens": 0}
+
+    def counted() -> Iterator[TraceBatch]:
+        batches = open_trace(
+            traces, form, reward_range=reward_range, on_error=on_error, on_skip=left_out.append
+        )
+        for batch in batches:
+            read["sequences"] += batch.n_sequences
+            read["tokens"] += batch.n_tokens
+            yield batch
+
+    write_parquet(counted(), output)
+    for error in left_out:
+        sys.stderr.write(f"left out: {error}\n")
+    if json:
+        print_json({"output": output, **read, "left_out": [str(error) for error in left_out]})
+    else:
+        typer.echo(f"{output}: {read['sequences']:,} sequences, {read['tokens']:,} tokens")

@@ -1,0 +1,92 @@
+"""``trbounds summarize`` and ``trbounds convert``."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trbounds.traces import TraceSummary, engine, example_path, open_trace
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_summary_is_taken_instead_of_the_trace(trbounds, tmp_path):
+    file = str(tmp_path / "run.tbs")
+    made = trbounds("summarize", example_path(), "-o", file, "--json")
+    assert (made.code, made.err) == (0, "")
+    document = json.loads(made.out)
+    assert (document["sequences"], document["partial"]) == (128, False)
+    assert document["summary"] == file
+    assert file in trbounds("summarize", example_path(), "-o", file).out
+    one = json.loads(trbounds("verify", example_path(), "--json").out)
+    two = json.loads(trbounds("verify", file, "--json").out)
+    assert one == two
+
+
+def test_shards_merge(trbounds, tmp_path):
+    names = ["moe.parquet", "stale_k16.parquet"]
+    shards = [str(tmp_path / f"{name}.tbs") for name in names]
+    for name, shard in zip(names, shards, strict=True):
+        trbounds("summarize", str(DATA / name), "-o", shard)
+    trbounds("summarize", *shards, "-o", str(tmp_path / "a.tbs"))
+    trbounds("summarize", *(str(DATA / name) for name in names), "-o", str(tmp_path / "b.tbs"))
+    one, two = (TraceSummary.load(tmp_path / name) for name in ("a.tbs", "b.tbs"))
+    assert one.sequences["chi2_sum"].tolist() == two.sequences["chi2_sum"].tolist()
+    assert one.files == two.files
+
+
+def test_interrupt_and_resume(trbounds, tmp_path, monkeypatch):
+    inputs = [str(DATA / "moe.parquet"), str(DATA / "stale_k16.parquet"), example_path()]
+    file = str(tmp_path / "run.tbs")
+    summarize_part = engine.summarize_part
+
+    def interrupted(part, **options):
+        if part.file.endswith("jsonl.gz"):
+            raise KeyboardInterrupt
+        return summarize_part(part, **options)
+
+    monkeypatch.setattr(engine, "summarize_part", interrupted)
+    outcome = trbounds("summarize", *inputs, "-o", file)
+    assert outcome.code == 2
+    assert "interrupted; --resume continues" in outcome.err
+    assert "partial: 2 of 3 parts" in trbounds("verify", file).err
+    monkeypatch.setattr(engine, "summarize_part", summarize_part)
+    outcome = trbounds("summarize", *inputs, "-o", file, "--resume", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(outcome.out)["files"] == 3
+    assert TraceSummary.load(file).partial is None
+    again = trbounds("summarize", *inputs, "-o", file, "--resume")
+    assert (again.code, "complete" in again.err) == (2, True)
+
+
+def test_what_is_left_out_is_said(trbounds, tmp_path):
+    good = {"rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-2.0, -1.5]}
+    bad = {"rollout_logprobs": [1.0], "train_logprobs": [-2.0]}
+    logs = tmp_path / "a.jsonl"
+    logs.write_text("".join(json.dumps(row) + "\n" for row in (good, bad, good)))
+    file = str(tmp_path / "run.tbs")
+    refused = trbounds("summarize", str(logs), "-o", file)
+    assert (refused.code, "record 1" in refused.err) == (2, True)
+    assert not Path(file).exists()
+    skipped = trbounds("summarize", str(logs), "-o", file, "--on-error", "skip", "--json")
+    assert "left out:" in skipped.err
+    assert "record 1" in skipped.err
+    assert json.loads(skipped.out)["left_out"] == 1
+    parquet = str(tmp_path / "a.parquet")
+    made = trbounds("convert", str(logs), "-o", parquet, "--on-error", "skip", "--json")
+    document = json.loads(made.out)
+    assert (document["sequences"], document["tokens"], len(document["left_out"])) == (2, 4, 1)
+
+
+@pytest.mark.parametrize("command", ["summarize", "convert"])
+def test_traces_are_needed(trbounds, command):
+    outcome = trbounds(command)
+    assert (outcome.code, "give trace files" in outcome.err) == (2, True)
+
+
+def test_convert_keeps_every_value(trbounds, tmp_path):
+    file = str(tmp_path / "a.parquet")
+    assert "128 sequences" in trbounds("convert", example_path(), "-o", file).out
+    one, two = [next(iter(open_trace(path))) for path in (example_path(), file)]
+    for name in ("offsets", "rollout_logprobs", "train_logprobs", "kl", "reward", "prompt_id"):
+        assert getattr(one, name).tolist() == getattr(two, name).tolist()
