@@ -1,0 +1,273 @@
+"""The recorder: what it writes, when, and what the recipes in docs/recipes.md do."""
+
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trbounds.errors import InputError
+from trbounds.recorder import Recorder
+from trbounds.traces import open_trace, summarize
+
+ROOT = Path(__file__).parents[2]
+RANDOM = np.random.default_rng(1)
+
+
+def padded(lengths, width=6):
+    mask = np.arange(width) < np.array(lengths)[:, None]
+    rollout = np.where(mask, -RANDOM.uniform(0.1, 2.0, mask.shape), 0.0).astype(np.float32)
+    train = np.where(mask, rollout - np.float32(0.125), np.float32(np.nan))
+    return rollout, train, mask
+
+
+def only(directory):
+    (batch,) = open_trace(directory)
+    return batch
+
+
+def test_padded_arrays(tmp_path, xp):
+    rollout, train, mask = padded([3, 0, 6])
+    with Recorder(tmp_path, rank=3) as recorder:
+        recorder.record(
+            rollout_logprobs=xp.asarray(rollout),
+            train_logprobs=xp.asarray(train),
+            mask=xp.asarray(mask.astype(np.int64)),
+            reward=xp.asarray(np.array([0.0, 0.5, 1.0])),
+            prompt_id=["a", "a", "b"],
+            step=4,
+            weight_version=np.array([7, 8, 9]),
+            advantages=None,
+        )
+        assert list(tmp_path.iterdir()) == []
+    (shard,) = tmp_path.iterdir()
+    assert re.fullmatch(r"trace-rank00003-[0-9a-f]{8}-000000\.parquet", shard.name)
+    batch = only(tmp_path)
+    assert batch.lengths.tolist() == [3, 0, 6]
+    assert batch.rollout_logprobs.tolist() == rollout[mask].tolist()
+    assert batch.train_logprobs.tolist() == train[mask].tolist()
+    assert batch.mask.all()
+    assert batch.reward.tolist() == [0.0, 0.5, 1.0]
+    assert batch.prompt_id.tolist() == ["a", "a", "b"]
+    assert batch.step.tolist() == [4, 4, 4]
+    assert batch.weight_version.tolist() == [7] * 3 + [9] * 6
+    assert batch.advantages is None
+
+
+def test_tokens_between_that_do_not_count_stay_masked(tmp_path):
+    rollout, train, mask = padded([5, 2])
+    mask[0, 2] = False
+    with Recorder(tmp_path) as recorder:
+        recorder.record(rollout_logprobs=rollout, train_logprobs=train, mask=mask)
+    batch = only(tmp_path)
+    assert batch.mask.tolist() == [True, True, False, True, True, True, True]
+    assert summarize(tmp_path).n_tokens == 6
+
+
+def test_lists_of_arrays(tmp_path, xp):
+    rows = [np.array([-1.0, -2.0]), np.array([-0.5]), np.empty(0)]
+    with Recorder(tmp_path) as recorder:
+        recorder.record(
+            rollout_logprobs=[xp.asarray(row) for row in rows],
+            train_logprobs=[row.tolist() for row in rows],
+            mask=[[1, 1], [1], []],
+            kl=[np.abs(row) for row in rows],
+        )
+    batch = only(tmp_path)
+    assert batch.lengths.tolist() == [2, 1, 0]
+    assert batch.log_ratio.tolist() == [0.0, 0.0, 0.0]
+    assert batch.kl.tolist() == [1.0, 2.0, 0.5]
+
+
+def test_half_precision_is_widened(tmp_path):
+    rollout = np.array([[-0.5, -0.25]], np.float16)
+    with Recorder(tmp_path) as recorder:
+        recorder.record(rollout_logprobs=rollout, train_logprobs=rollout)
+    assert only(tmp_path).rollout_logprobs.tolist() == [-0.5, -0.25]
+
+
+def test_shards_by_tokens_age_and_fields(tmp_path, monkeypatch):
+    rollout, train, mask = padded([6, 6])
+    call = {"rollout_logprobs": rollout, "train_logprobs": train, "mask": mask}
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("trbounds.recorder.time.monotonic", lambda: next(clock))
+    recorder = Recorder(tmp_path, shard_tokens=30, shard_seconds=1e9)
+    for expected in (0, 0, 1, 1):
+        recorder.record(**call)
+        assert len(list(tmp_path.iterdir())) == expected
+    recorder.record(**call, reward=1.0)
+    assert len(list(tmp_path.iterdir())) == 2
+    recorder.close()
+    assert recorder.flush() is None
+    assert len(list(tmp_path.iterdir())) == 3
+    quick = Recorder(tmp_path / "quick", shard_seconds=15)
+    quick.record(**call)
+    assert not list((tmp_path / "quick").iterdir())
+    quick.record(**call)
+    assert len(list((tmp_path / "quick").iterdir())) == 1
+    assert sum(batch.n_sequences for batch in open_trace(tmp_path)) == 14
+
+
+def test_a_shard_that_cannot_be_written_is_dropped_with_a_warning(tmp_path):
+    directory = tmp_path / "gone"
+    recorder = Recorder(directory)
+    recorder.record(rollout_logprobs=[[-1.0]], train_logprobs=[[-1.0]])
+    directory.rmdir()
+    with pytest.warns(RuntimeWarning, match="1 tokens are lost"):
+        assert recorder.flush() is None
+    directory.mkdir()
+    recorder.record(rollout_logprobs=[[-1.0]], train_logprobs=[[-1.0]])
+    assert recorder.flush().endswith("-000001.parquet")
+    assert len(list(directory.iterdir())) == 1
+
+
+ONE = {"rollout_logprobs": [[-1.0, -2.0]], "train_logprobs": [[-1.0, -2.0]]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "problem"),
+    [
+        ({"rollout_logprobs": np.zeros(3)}, "rollout_logprobs", "expected two dimensions"),
+        ({"rollout_logprobs": [[[1.0]]]}, "rollout_logprobs", "one-dimensional"),
+        ({"train_logprobs": [[-1.0]]}, "train_logprobs", "found lengths [1], expected [2]"),
+        ({"train_logprobs": np.zeros((1, 3))}, "train_logprobs", "found shape (1, 3)"),
+        ({"mask": [[1, 1], [1]]}, "mask", "found lengths [2, 1]"),
+        ({"reward": [1.0, 2.0]}, "reward", "found shape (2,), expected (1,)"),
+        ({"rewards": [1.0]}, "rewards", "unknown, expected one of rollout_logprobs"),
+    ],
+)
+def test_wrong_shapes(tmp_path, changes, field, problem):
+    with pytest.raises(InputError) as caught:
+        Recorder(tmp_path).record(**{**ONE, **changes})
+    assert caught.value.field == field
+    assert problem in caught.value.problem
+
+
+def test_wrong_settings(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        Recorder(tmp_path / "file" / "traces")
+    for name in ("shard_tokens", "shard_seconds"):
+        with pytest.raises(InputError, match="expected more than 0"):
+            Recorder(tmp_path, **{name: 0})
+
+
+CRASH = """
+import os, sys
+from trbounds.recorder import Recorder
+recorder = Recorder(sys.argv[1])
+recorder.record(rollout_logprobs=[[-1.0, -2.0]], train_logprobs=[[-1.0, -2.5]])
+if os.fork() == 0:
+    recorder.record(rollout_logprobs=[[-3.0]], train_logprobs=[[-3.0]])
+    raise SystemExit
+os.wait()
+1 / 0
+"""
+
+
+def test_written_after_a_crash_and_once_only_after_a_fork(tmp_path):
+    script = tmp_path / "crash.py"
+    script.write_text(CRASH)
+    environment = {**os.environ, "RANK": "2", "PYTHONPATH": str(ROOT)}
+    out = tmp_path / "traces"
+    done = subprocess.run(
+        [sys.executable, str(script), str(out)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert sorted(b.n_tokens for b in open_trace(out)) == [1, 2]
+    assert all(path.name.startswith("trace-rank00002-") for path in out.iterdir())
+
+
+def test_no_framework_is_imported():
+    code = (
+        "import sys, trbounds.recorder; "
+        "print([m for m in ('torch', 'jax', 'verl', 'trl', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# ---- the recipes
+
+
+def recipes():
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    return dict(re.findall(r"<!-- recipe: (.*?) -->\n```python\n(.*?)```", text, re.DOTALL))
+
+
+def test_every_recipe_is_tested():
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    names = {"verl, before the loop", "verl, in the loop", "trl", "any loop"}
+    assert set(recipes()) == names
+    assert text.count("```python") == len(names)
+
+
+def test_recipe_verl(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rollout, train, mask = padded([4, 6])
+    scores = np.zeros(mask.shape)
+    scores[0, 3] = 1.0
+    tensors = {
+        "rollout_log_probs": rollout,
+        "old_log_probs": train,
+        "response_mask": mask.astype(np.int64),
+        "token_level_scores": scores,
+    }
+    uid = np.array(["u1", "u1"], dtype=object)
+    batch = types.SimpleNamespace(batch=tensors, non_tensor_batch={"uid": uid})
+    names = {"batch": batch, "self": types.SimpleNamespace(global_steps=11)}
+    exec(recipes()["verl, before the loop"], names)
+    exec(recipes()["verl, in the loop"], names)
+    names["recorder"].close()
+    found = only("traces")
+    assert found.rollout_logprobs.tolist() == rollout[mask].tolist()
+    assert found.train_logprobs.tolist() == train[mask].tolist()
+    assert found.reward.tolist() == [1.0, 0.0]
+    assert found.prompt_id.tolist() == ["u1", "u1"]
+    assert found.step.tolist() == [11, 11]
+
+
+def test_recipe_trl(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rollout, train, mask = padded([2, 5])
+    output = {
+        "sampling_per_token_logps": rollout,
+        "old_per_token_logps": train,
+        "completion_mask": mask.astype(np.int64),
+        "advantages": np.array([0.5, -0.5]),
+    }
+
+    class GRPOTrainer:
+        state = types.SimpleNamespace(global_step=3)
+
+        def _generate_and_score_completions(self, inputs):
+            return output
+
+    trl = types.ModuleType("trl")
+    trl.GRPOTrainer = GRPOTrainer
+    monkeypatch.setitem(sys.modules, "trl", trl)
+    names = {}
+    exec(recipes()["trl"], names)
+    inputs = [{"prompt": [{"role": "user", "content": "1+1"}]}] * 2
+    assert names["RecordingTrainer"]()._generate_and_score_completions(inputs) is output
+    names["recorder"].close()
+    found = only("traces")
+    assert found.lengths.tolist() == [2, 5]
+    assert np.allclose(found.log_ratio, -0.125)
+    assert found.advantages.tolist() == [0.5] * 2 + [-0.5] * 5
+    assert found.step.tolist() == [3, 3]
+    assert len(set(found.prompt_id)) == 1
+
+
+def test_recipe_any_loop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = {"rollout": np.array([-1.0, -0.5]), "train": [-1.0, -0.25], "reward": 1.0}
+    exec(recipes()["any loop"], {"rollouts": [[one, one], [one]]})
+    assert only("traces").step.tolist() == [0, 0, 1]

@@ -1,0 +1,325 @@
+"""Record both log-probabilities from inside a training loop, for frameworks that log neither.
+
+Three lines in the loop write canonical Parquet shards that every command of trbounds reads. No
+framework is imported; tensors of any array library on any device are accepted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.arrays import array_namespace, to_numpy
+from trbounds.errors import InputError
+from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Collects sequences and writes them as canonical Parquet shards.
+
+    A shard is complete or absent: it is written under a temporary name and renamed. What is
+    buffered is written when it holds enough tokens or is old enough (looked at when something is
+    recorded), on :meth:`close`, at the end of a ``with`` block, and when the interpreter exits,
+    after an exception too. A killed process loses what it had buffered and nothing else.
+
+    Parameters
+    ----------
+    directory : path
+        Where shards go; made if absent. Processes may share it: names hold the rank and a random
+        part.
+    shard_tokens : int
+        Tokens in a shard, about. The buffer takes some 10 to 20 bytes a token.
+    shard_seconds : float
+        Age of the oldest buffered sequence, in seconds, from which the buffer is written.
+    rank : int, optional
+        Number of this process, for the names; the environment variable ``RANK`` by default, or 0.
+
+    Raises
+    ------
+    InputError
+        If a setting is not admissible or the directory cannot be made.
+    MissingDependency
+        If pyarrow is absent.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from trbounds.traces import summarize
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     with Recorder(directory) as recorder:
+    ...         recorder.record(
+    ...             rollout_logprobs=[[-0.5, -1.0], [-0.2]],
+    ...             train_logprobs=[[-0.6, -0.9], [-0.2]],
+    ...             reward=[1.0, 0.0],
+    ...         )
+    ...     summarize(directory).n_tokens
+    3
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        shard_tokens: int = 2_000_000,
+        shard_seconds: float = 300.0,
+        rank: int | None = None,
+    ) -> None:
+        from trbounds.traces.arrow import import_pyarrow
+
+        import_pyarrow("Recording traces")
+        for name, value in (("shard_tokens", shard_tokens), ("shard_seconds", shard_seconds)):
+            if not value > 0:
+                raise InputError(f"found {value}, expected more than 0", field=name)
+        self._directory = os.fspath(directory)
+        try:
+            os.makedirs(self._directory, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot be made: {error.strerror}", file=self._directory) from None
+        self._shard_tokens = shard_tokens
+        self._shard_seconds = shard_seconds
+        self._rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+        self._lock = threading.RLock()
+        self._buffer: list[TraceBatch] = []
+        self._tokens = 0
+        self._start_over()
+        atexit.register(self.close)
+
+    def record(
+        self, *, rollout_logprobs: Any, train_logprobs: Any, mask: Any = None, **fields: Any
+    ) -> None:
+        """Add sequences to the buffer.
+
+        Parameters
+        ----------
+        rollout_logprobs, train_logprobs : array, shape (n, width), or sequence of n 1-D arrays
+            Log-probability of the sampled token under the rollout and the training policy, in
+            nats. Padded on the right, or one array per sequence.
+        mask : array of the same shape, optional
+            True (or 1) where a token counts. Needed where arrays are padded. Rows are cut after
+            their last such token.
+        **fields
+            Other canonical fields (see :class:`trbounds.traces.TraceBatch`): token fields of the
+            same shape, or with one value per sequence; sequence fields (``reward``,
+            ``prompt_id``, ``step``, ...) with one value per sequence or one for all. A field of
+            value None is left out.
+
+        Raises
+        ------
+        InputError
+            If a field is unknown or of another shape. Values are not looked at here: what reads
+            the shards does that.
+        """
+        rows = _Rows(rollout_logprobs)
+        if mask is not None:
+            rows.cut(mask)
+        given = {
+            "rollout_logprobs": rollout_logprobs,
+            "train_logprobs": train_logprobs,
+            "mask": mask,
+            **fields,
+        }
+        columns: dict[str, Any] = {}
+        for name, value in given.items():
+            if value is None:
+                continue
+            if name in TOKEN_FIELDS:
+                columns[name] = rows.tokens(name, value)
+            elif name in SEQUENCE_FIELDS:
+                columns[name] = rows.sequences(name, value)
+            else:
+                known = ", ".join((*TOKEN_FIELDS, *SEQUENCE_FIELDS))
+                raise InputError(f"unknown, expected one of {known}", field=name)
+        if mask is not None:
+            columns["mask"] = columns["mask"].astype(bool)
+        batch = TraceBatch(offsets=rows.offsets, **columns)
+        if batch.n_sequences:
+            self._add(batch)
+
+    def flush(self) -> str | None:
+        """Write what is buffered.
+
+        Returns
+        -------
+        str or None
+            Path of the shard; None if nothing was buffered or it could not be written. A full
+            disk does not end a training run: the sequences are dropped with a warning.
+        """
+        with self._lock:
+            self._forget_if_forked()
+            if not self._buffer:
+                return None
+            batches, n_tokens = self._buffer, self._tokens
+            self._buffer = []
+            self._tokens = 0
+            name = f"trace-rank{self._rank:05d}-{self._token}-{self._written:06d}.parquet"
+            path = os.path.join(self._directory, name)
+            self._written += 1
+            from trbounds.traces.writing import write_parquet
+
+            try:
+                write_parquet([_join(batches)], path)
+            except InputError as error:
+                warnings.warn(f"{n_tokens} tokens are lost: {error}", RuntimeWarning, stacklevel=2)
+                return None
+            return path
+
+    def close(self) -> None:
+        """Write what is buffered; the recorder can be used again."""
+        self.flush()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _add(self, batch: TraceBatch) -> None:
+        with self._lock:
+            self._forget_if_forked()
+            if self._buffer and _fields(self._buffer[0]) != _fields(batch):
+                self.flush()
+            if not self._buffer:
+                self._oldest = time.monotonic()
+            self._buffer.append(batch)
+            self._tokens += batch.n_tokens
+            age = time.monotonic() - self._oldest
+            if self._tokens >= self._shard_tokens or age >= self._shard_seconds:
+                self.flush()
+
+    def _forget_if_forked(self) -> None:
+        # The buffer of a forked process is a copy: its parent writes it.
+        if self._process != os.getpid():
+            self._start_over()
+
+    def _start_over(self) -> None:
+        self._process = os.getpid()
+        self._token = secrets.token_hex(4)
+        self._written = 0
+        self._buffer = []
+        self._tokens = 0
+        self._oldest = time.monotonic()
+
+
+class _Rows:
+    """The sequences of one call: flattens arrays by their lengths."""
+
+    def __init__(self, like: Any) -> None:
+        rows = _host(like) if _is_array(like) else [_host(row) for row in like]
+        self.width: int | None = None
+        if isinstance(rows, np.ndarray):
+            if rows.ndim != 2:
+                raise InputError(
+                    f"found shape {rows.shape}, expected two dimensions, or a list of arrays",
+                    field="rollout_logprobs",
+                )
+            self.width = rows.shape[1]
+        elif any(row.ndim != 1 for row in rows):
+            raise InputError("expected one-dimensional arrays", field="rollout_logprobs")
+        self.lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        self._kept_lengths = self.lengths
+        self._kept: NDArray[np.bool_] | None = None
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each sequence starts in what :meth:`tokens` returns."""
+        return np.concatenate([[0], np.cumsum(self._kept_lengths)]).astype(np.int64)
+
+    def cut(self, mask: Any) -> None:
+        """Leave out what follows the last token of a sequence that counts."""
+        counted = self.tokens("mask", mask).astype(bool)
+        owner = np.repeat(np.arange(self.lengths.size), self.lengths)
+        position = np.arange(owner.size) - self.offsets[owner]
+        ends = np.zeros_like(self.lengths)
+        np.maximum.at(ends, owner[counted], position[counted] + 1)
+        self._kept, self._kept_lengths = position < ends[owner], ends
+
+    def tokens(self, name: str, value: Any) -> NDArray[Any]:
+        """Flatten a token field; one value per sequence is repeated."""
+        flat = self._flat(name, value)
+        return flat if self._kept is None else flat[self._kept]
+
+    def _flat(self, name: str, value: Any) -> NDArray[Any]:
+        rows = _host(value) if _is_array(value) else value
+        if isinstance(rows, np.ndarray):
+            if rows.ndim == 2:
+                if rows.shape != (self.lengths.size, self.width):
+                    expected = f"({self.lengths.size}, {self.width})"
+                    raise InputError(f"found shape {rows.shape}, expected {expected}", field=name)
+                return rows.ravel()
+        elif isinstance(rows, Sequence) and any(np.ndim(_host(row)) for row in rows):
+            arrays = [_host(row) for row in rows]
+            found = [row.size if row.ndim == 1 else -1 for row in arrays]
+            if found != self.lengths.tolist():
+                raise InputError(
+                    f"found lengths {_few(found)}, expected {_few(self.lengths.tolist())} as in "
+                    "rollout_logprobs",
+                    field=name,
+                )
+            return np.concatenate(arrays)
+        return np.repeat(self.sequences(name, rows), self.lengths)
+
+    def sequences(self, name: str, value: Any) -> NDArray[Any]:
+        """Return one value per sequence."""
+        values = _host(value)
+        n = self.lengths.size
+        if values.ndim == 0:
+            values = np.full(n, values)
+        if values.shape != (n,):
+            raise InputError(f"found shape {values.shape}, expected ({n},)", field=name)
+        if values.dtype.kind in "OUS":
+            return np.array([str(value) for value in values.tolist()], dtype=object)
+        return values
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") or hasattr(value, "__dlpack__")
+
+
+def _host(value: Any) -> NDArray[Any]:
+    """Copy to a numpy array; floats narrower than float32 are widened, which is exact."""
+    if not _is_array(value) or isinstance(value, np.ndarray | np.generic):
+        values = np.asarray(value)
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+    xp = array_namespace(value)
+    if xp.isdtype(value.dtype, "real floating") and value.dtype not in (xp.float32, xp.float64):
+        value = xp.astype(value, xp.float32)
+    return to_numpy(value)
+
+
+def _few(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:4]))
+    return f"[{shown}, ...]" if len(numbers) > 4 else f"[{shown}]"
+
+
+def _fields(batch: TraceBatch) -> dict[str, str]:
+    """Return the kind of each column: a shard has one schema."""
+    names = (*TOKEN_FIELDS, *SEQUENCE_FIELDS)
+    found = {name: getattr(batch, name) for name in names}
+    return {name: values.dtype.kind for name, values in found.items() if values is not None}
+
+
+def _join(batches: Sequence[TraceBatch]) -> TraceBatch:
+    lengths = np.concatenate([batch.lengths for batch in batches])
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(batch, name) for batch in batches])
+        for name in _fields(batches[0])
+    }
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return TraceBatch(offsets=offsets, **columns)
