@@ -59,7 +59,7 @@ class InputError(TrboundsError, ValueError):
         super().__init__(": ".join([", ".join(place), problem]) if place else problem)
 
 
-class MissingDependency(TrboundsError, ImportError):
+class MissingDependency(TrboundsError, ImportError):  # noqa: N818 - says what is wrong
     """An optional package is needed and absent.
 
     Parameters
