@@ -32,16 +32,23 @@ def _plain(value: Any) -> Any:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
 ) -> None:
-    """Write a table; columns whose heading ends in ``>`` are aligned to the right."""
+    """Write a table; columns whose heading ends in ``>`` are aligned to the right.
+
+    The first column, which names the row, is not folded.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    for column in columns:
+    for index, column in enumerate(columns):
         right = column.endswith(">")
-        table.add_column(column.rstrip(">"), justify="right" if right else "left", no_wrap=right)
+        table.add_column(
+            column.rstrip(">"),
+            justify="right" if right else "left",
+            no_wrap=right or index == 0,
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     # A pipe or a file has no width: give it room instead of folding to 80 columns.

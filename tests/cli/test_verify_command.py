@@ -69,7 +69,7 @@ def test_verify_all_shows_every_check(run):
     _, short, _ = run("verify", "--example")
     code, out, _ = run("verify", "--example", "--all")
     assert code == 0
-    assert len(out.splitlines()) > len(short.splitlines()) + 2 * len(all_bounds())
+    assert len(out.splitlines()) > len(short.splitlines()) + len(all_bounds())
     assert "|Error| <= classical" in out
 
 

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trbounds.bound import Assessment
-from trbounds.bounds import all_bounds
 from trbounds.errors import InputError
 from trbounds.profile import DivergenceProfile
+from trbounds_cli.assessments import (
+    CERTIFIED_NOTE,
+    Enclosures,
+    assess_all,
+    assessment_document,
+    certify_all,
+    enclosure_text,
+    print_assessments,
+    profile_document,
+)
 from trbounds_cli.options import (
     AsJson,
     ConversionOption,
@@ -41,6 +49,12 @@ def command(
     on_error: OnError = "fail",
     reward_range: RewardRange = (0.0, 1.0),
     conversion: ConversionOption = "pinsker",
+    certified: Annotated[
+        bool,
+        typer.Option(
+            "--certified", help="Enclose every value rigorously (needs trbounds[certified])."
+        ),
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Evaluate every bound on |Error| that what is known allows, smallest first.
@@ -51,6 +65,8 @@ def command(
     With `--trace`, divergences are estimated from logged sequences: values are plug-in, with
     standard errors, beside the estimated error itself.
 
+    With `--certified`, each value comes with two ends between which it lies whatever rounding did.
+
     Example: `trbounds bound --T 4096 --kl-max 1e-4 --kl-seq 0.01`
 
     Example: `trbounds bound --trace run.parquet`
@@ -58,89 +74,44 @@ def command(
     if trace:
         if known or T is not None:
             raise InputError("give either --trace, or --T with divergences")
-        _show_trace(trace, form, on_error, reward_range, conversion, as_json=json)
+        reading = {"form": form, "on_error": on_error, "reward_range": reward_range}
+        _show_trace(trace, reading, conversion, certified=certified, as_json=json)
         return
     if T is None:
         raise InputError("give --T with divergences, or --trace")
     if not known:
         raise InputError("no divergence given: give at least one, such as --kl-max 1e-4")
-    show(make_profile(T, known, reward_range, conversion), as_json=json)
+    profile = make_profile(T, known, reward_range, conversion)
+    _show(profile, certified=certified, as_json=json)
 
 
-def show(profile: DivergenceProfile, *, as_json: bool) -> None:
-    """Evaluate and print every bound that a profile allows."""
+def _show(profile: DivergenceProfile, *, certified: bool, as_json: bool) -> None:
     completed = profile.complete()
-    found = [b.assess(completed) for b in all_bounds().values() if not b.missing(completed)]
-    if not found:
-        raise InputError(f"no bound can be evaluated from {', '.join(profile.known)} alone")
-    best = min(found, key=lambda a: a.value)
+    found = assess_all(completed)
+    enclosures = certify_all(found, completed) if certified else None
     if as_json:
-        print_json(
-            {
-                "profile": completed.to_dict(),
-                "bounds": [as_document(a) for a in found],
-                "best": {"key": best.bound.key, "value": best.value},
-            }
-        )
-        return
-    print_table(
-        f"Bounds on |Error|, T = {int(completed.T)}, smallest first",
-        ["bound", "value>", "centred>", "informative", "can certify", "status", "source"],
-        [
-            [
-                a.bound.key,
-                number(a.value),
-                number(a.centred_value),
-                yes_no(a.informative),
-                yes_no(a.can_certify),
-                "plug-in" if a.plug_in else "exact input",
-                str(a.bound.source),
-            ]
-            for a in sorted(found, key=lambda a: (math.isinf(a.value), a.value))
-        ],
-        [
-            f"best: {best.bound.key} = {number(best.value)}",
-            "derived: "
-            + "; ".join(m.by for m in completed.provenance.values() if m.kind == "derived"),
-        ],
-    )
-
-
-def as_document(a: Assessment) -> dict[str, Any]:
-    """Return an assessment as the JSON that ``trbounds bound --json`` prints."""
-    relaxed = a.bound.relaxed
-    return {
-        "key": a.bound.key,
-        "value": a.value,
-        "source": str(a.bound.source),
-        "kind": a.bound.kind.value,
-        "informative": bool(a.informative),
-        "can_certify": None if a.can_certify is None else bool(a.can_certify),
-        "centred_value": a.centred_value,
-        "status": "plug-in" if a.plug_in else "exact input",
-        **(
-            {}
-            if relaxed is None
-            else {"relaxed_value": a.relaxed_value, "relaxed_form": relaxed.text}
-        ),
-    }
+        print_json(profile_document(completed, found, enclosures))
+    else:
+        print_assessments(completed, found, enclosures)
 
 
 def _show_trace(
     paths: list[str],
-    form: str | None,
-    on_error: str,
-    reward_range: tuple[float, float],
+    reading: dict[str, Any],
     conversion: Any,
     *,
+    certified: bool,
     as_json: bool,
 ) -> None:
     from trbounds.trace_bounds import bounds_on_trace
     from trbounds.traces.error_estimates import estimate_error
     from trbounds_cli.tracing import read_summary
 
-    summary = read_summary(paths, form=form, reward_range=reward_range, on_error=on_error)
+    summary = read_summary(paths, **reading)
     found = bounds_on_trace(summary, conversion=conversion)
+    enclosures = (
+        certify_all([b.assessment for b in found.bounds], found.profile) if certified else None
+    )
     estimates = estimate_error(summary)
     warning = estimates.weights.warning
     if as_json:
@@ -152,7 +123,7 @@ def _show_trace(
                     "tokens": summary.n_tokens,
                 },
                 "profile": found.profile.to_dict(),
-                "bounds": [_trace_document(b, estimates) for b in found.bounds],
+                "bounds": [_trace_document(b, estimates, enclosures) for b in found.bounds],
                 "best": {"key": found.best.bound.key, "value": found.best.value},
                 "estimates": estimates.to_dict(),
                 "warnings": [warning] if warning else [],
@@ -162,7 +133,10 @@ def _show_trace(
     print_table(
         f"Bounds on |Error|, plug-in from {summary.n_sequences} sequences, "
         f"T = {summary.T}, smallest first",
-        ["bound", "value>", "s.e.>", "informative", "can certify", "(L' - B)/s.e.>", "source"],
+        [
+            *("bound", "value>", "s.e.>", "informative", "can certify", "(L' - B)/s.e.>"),
+            "source" if enclosures is None else "certified>",
+        ],
         [
             [
                 b.bound.key,
@@ -171,11 +145,13 @@ def _show_trace(
                 yes_no(b.assessment.informative),
                 yes_no(b.assessment.can_certify),
                 number(_surrogate_margin(b, estimates)),
-                str(b.bound.source),
+                str(b.bound.source)
+                if enclosures is None
+                else enclosure_text(enclosures[b.bound.key]),
             ]
             for b in sorted(found.bounds, key=lambda b: (math.isinf(b.value), b.value))
         ],
-        _trace_notes(found, estimates),
+        [*_trace_notes(found, estimates), *([CERTIFIED_NOTE] if enclosures is not None else [])],
     )
 
 
@@ -188,9 +164,11 @@ def _surrogate_margin(bound: TraceBound, estimates: ErrorEstimates) -> float | N
     return (estimates.surrogate.value - bound.value) / error if error > 0 else math.nan
 
 
-def _trace_document(bound: TraceBound, estimates: ErrorEstimates) -> dict[str, Any]:
+def _trace_document(
+    bound: TraceBound, estimates: ErrorEstimates, enclosures: Enclosures | None
+) -> dict[str, Any]:
     return {
-        **as_document(bound.assessment),
+        **assessment_document(bound.assessment, enclosures),
         "standard_error": bound.standard_error,
         "standard_error_by": bound.method,
         "surrogate_margin": _surrogate_margin(bound, estimates),
