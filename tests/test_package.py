@@ -1,0 +1,123 @@
+"""The package as a whole: what it exports, what importing it loads, who may import what."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+
+import pytest
+
+import trbounds
+
+ROOT = Path(trbounds.__file__).parent
+REPOSITORY = ROOT.parent
+PACKAGES = {
+    "trbounds": ROOT,
+    "trbounds_cli": REPOSITORY / "cli" / "trbounds_cli",
+    "trbounds_figures": REPOSITORY / "figures" / "trbounds_figures",
+    "trbounds_paper_checks": REPOSITORY / "paper_checks" / "trbounds_paper_checks",
+}
+SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
+
+
+def test_exported_names_exist_once() -> None:
+    for module in [
+        trbounds,
+        *(
+            import_module(m.name)
+            for m in walk_packages(trbounds.__path__, "trbounds.")
+            if not m.name.rpartition(".")[2].startswith("_")
+        ),
+    ]:
+        names = getattr(module, "__all__", [])
+        assert all(hasattr(module, name) for name in names), module.__name__
+        assert len(set(names)) == len(names), module.__name__
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, trbounds, trbounds.traces, trbounds.oracle\n"
+        "heavy = {'sympy', 'mpmath', 'matplotlib', 'pyarrow', 'numba', 'dask', 'torch', 'cupy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "trbounds.all_bounds()\n"
+        "assert 'sympy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+    return found
+
+
+def test_one_file_imports_the_array_dispatch() -> None:
+    users = {p for p in SOURCES if any(m.startswith("array_api_compat") for m in _imports(p))}
+    assert users == {ROOT / "arrays.py"}
+
+
+@pytest.mark.parametrize("name", ["trbounds", "trbounds_figures", "trbounds_paper_checks"])
+def test_nothing_imports_what_lies_to_its_right(name: str) -> None:
+    order = ["trbounds", "trbounds_figures", "trbounds_paper_checks", "trbounds_cli"]
+    right = set(order[1:]) - {name} if name == "trbounds" else {"trbounds_cli"}
+    for path in PACKAGES[name].rglob("*.py"):
+        assert not {m.split(".")[0] for m in _imports(path)} & right, path
+
+
+def test_no_framework_and_no_unpickling() -> None:
+    for path in SOURCES:
+        imported = {m.split(".")[0] for m in _imports(path)}
+        assert not imported & {"torch", "jax", "pandas"}, path
+        assert not re.search(r"allow_pickle=True|pickle\.loads?\(", path.read_text("utf-8")), path
+
+
+def test_lock_file_pins_by_hash_and_names_no_host() -> None:
+    text = (REPOSITORY / "requirements.lock").read_text("utf-8")
+    assert "://" not in text
+    blocks = re.findall(r"^\S+==\S+.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 40
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_a_wheel_holds_the_four_packages_and_their_data(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.split("/")[0] for name in names if "dist-info" not in name}
+    assert tops == set(PACKAGES)
+    for package in PACKAGES:
+        assert f"{package}/py.typed" in names
+    assert "trbounds/data/example.jsonl.gz" in names
+    assert "trbounds_figures/trbounds.mplstyle" in names
+
+
+def test_the_readme_examples_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(python, "README.md", "exec"), {})
+    assert "classical 1677.31" in capsys.readouterr().out
+    commands = re.findall(r"^trbounds (.+)$", text, re.MULTILINE)
+    assert len(commands) >= 5
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        with pytest.raises(SystemExit) as stop:
+            import_module("trbounds_cli").main(words.split())
+        assert not stop.value.code, words
