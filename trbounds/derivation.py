@@ -19,6 +19,8 @@ from typing import Any
 
 import sympy as sp
 
+from trbounds.printing import text
+
 __all__ = [
     "Certificate",
     "Chain",
@@ -187,7 +189,7 @@ def identity(left: Any, right: Any) -> Check:
             residual = sp.expand(residual)
         if residual != 0:
             residual = sp.simplify(residual)
-        return Certificate(residual == 0, "identity", f"residual {sp.sstr(residual)}")
+        return Certificate(residual == 0, "identity", f"residual {text(residual)}")
 
     return check
 
@@ -210,7 +212,7 @@ def nonnegative(expr: Any, witness: Any = None) -> Check:
         if not same.ok:
             return Certificate(False, "sign", f"witness differs: {same.detail}")
         sign = bool(form.is_nonnegative)
-        return Certificate(sign, "sign", f"{'' if sign else 'no sign for '}{sp.sstr(form)} >= 0")
+        return Certificate(sign, "sign", f"{'' if sign else 'no sign for '}{text(form)} >= 0")
 
     return check
 
@@ -329,9 +331,9 @@ class Chain:
 
         def check() -> Certificate:
             if new == before and left != right:
-                return Certificate(False, "lemma", f"{sp.sstr(left)} does not occur")
+                return Certificate(False, "lemma", f"{text(left)} does not occur")
             if lemma.relation == "<=" and not nondecreasing(before, left):
-                return Certificate(False, "lemma", f"may decrease in {sp.sstr(left)}")
+                return Certificate(False, "lemma", f"may decrease in {text(left)}")
             return lemma.certificate()
 
         return self._link(lemma.relation, new, because or lemma.title, check, lemma)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import sympy as sp
 
 from trbounds.bound import Bound
-from trbounds.derivation import Derivation
+from trbounds.derivation import Derivation, Lemma
+from trbounds.printing import latex, text
+from trbounds.profile import FIELDS
+from trbounds.symbolic import MEANINGS, SYMBOLS, t
 
-__all__ = ["Format", "as_document", "render", "render_check"]
+__all__ = ["Format", "as_document", "render", "render_all", "render_check"]
 
 Format = Literal["text", "markdown", "latex"]
+
+#: What every derivation takes for granted.
+NOTATION = (
+    ("mu, pi", "the rollout policy, which samples, and the training policy"),
+    ("c_t", "context of token t: the prompt x and the tokens before t; T the longest response"),
+    ("rho_t", "pi(y_t|c_t)/mu(y_t|c_t); W = prod_t rho_t and M = sum_t (rho_t - 1)"),
+    ("Error", "J(pi) - J(mu) - L', L' = E_mu[R M] the surrogate, R in [0, 1]"),
+    ("pi << mu", "pi gives no probability to tokens that mu cannot draw"),
+)
 
 
 def as_document(bound: Bound) -> dict[str, Any]:
@@ -27,22 +41,14 @@ def as_document(bound: Bound) -> dict[str, Any]:
     dict
         ``key``, ``title``, ``source``, ``statement``, ``assumes``, ``holds`` (every step and every
         lemma checked), ``steps`` and ``lemmas``, each step with its claim, justification and
-        certificate. Mathematics is given as text and as LaTeX.
+        certificate, and ``symbols`` with the meaning of each. Mathematics is given as text and as
+        LaTeX.
     """
     derivation = bound.derive()
-    lemmas: list[dict[str, Any]] = [
-        {
-            "key": lemma.key,
-            "title": lemma.title,
-            "source": lemma.source,
-            "assumes": lemma.assumes,
-            "statement": _both(_relation(lemma.left, lemma.relation, lemma.right)),
-            "steps": _steps(lemma.derive()),
-        }
-        for lemma in derivation.lemmas()
-    ]
     steps = _steps(derivation)
+    lemmas = [_lemma_document(lemma) for lemma in derivation.lemmas()]
     everything = [*steps, *(step for lemma in lemmas for step in lemma["steps"])]
+    claims = [bound.statement().value, *(step.claim for step in derivation.steps)]
     return {
         "key": bound.key,
         "title": bound.title,
@@ -53,29 +59,55 @@ def as_document(bound: Bound) -> dict[str, Any]:
         "by_reference": sum(step["method"] == "reference" for step in everything),
         "steps": steps,
         "lemmas": lemmas,
+        "symbols": _symbols(claims),
     }
 
 
-def _relation(left: Any, relation: str, right: Any) -> Any:
-    return (sp.Le if relation == "<=" else sp.Eq)(left, right, evaluate=False)
+@cache
+def _lemma_document(lemma: Lemma) -> dict[str, Any]:
+    relate = sp.Le if lemma.relation == "<=" else sp.Eq
+    return {
+        "key": lemma.key,
+        "title": lemma.title,
+        "source": lemma.source,
+        "assumes": lemma.assumes,
+        "statement": _both(relate(lemma.left, lemma.right, evaluate=False)),
+        "steps": _steps(lemma.derive()),
+    }
+
+
+def _symbols(claims: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the profile's and the abstract quantities in some claims, with their meanings."""
+    atoms = {a for claim in claims if not isinstance(claim, str) for a in claim.atoms(sp.Symbol)}
+    names = {str(atom) for atom in atoms}
+    fields = [
+        {"symbol": _both(_at_t(symbol)), "field": name, "meaning": FIELDS[name]}
+        for name, symbol in SYMBOLS.items()
+        if name in FIELDS and str(symbol) in names
+    ]
+    abstract = [
+        {"symbol": _both(_at_t(symbol)), "field": None, "meaning": meaning}
+        for symbol, meaning in MEANINGS.items()
+        if str(symbol) in names
+    ]
+    return fields + abstract
+
+
+def _at_t(symbol: Any) -> Any:
+    return symbol[t] if isinstance(symbol, sp.IndexedBase) else symbol
 
 
 def _both(expr: Any) -> dict[str, str]:
     if isinstance(expr, str):
         return {"text": expr, "latex": rf"\text{{{_escape(expr)}}}"}
-    return {"text": _text(expr), "latex": sp.latex(expr)}
-
-
-def _text(expr: Any) -> str:
-    if isinstance(expr, sp.Eq):
-        return f"{sp.sstr(expr.lhs)} = {sp.sstr(expr.rhs)}"
-    return str(sp.sstr(expr))
+    return {"text": text(expr), "latex": latex(expr)}
 
 
 def _steps(derivation: Derivation) -> list[dict[str, Any]]:
     return [
         {
             "claim": _both(step.claim),
+            "words": isinstance(step.claim, str),
             "because": step.because,
             "lemma": None if step.lemma is None else step.lemma.key,
             "ok": outcome.ok,
@@ -87,7 +119,7 @@ def _steps(derivation: Derivation) -> list[dict[str, Any]]:
 
 
 def render(document: dict[str, Any], form: Format = "text") -> str:
-    """Write a derivation.
+    """Write one derivation, the lemmas it rests on, and what its symbols mean.
 
     Parameters
     ----------
@@ -99,11 +131,35 @@ def render(document: dict[str, Any], form: Format = "text") -> str:
     Returns
     -------
     str
-        The derivation, then the lemmas it rests on.
+        The derivation, then the lemmas in the order in which they are needed, then the symbols.
     """
-    return {"text": _render_text, "markdown": _render_markdown, "latex": _render_latex}[form](
-        document
-    )
+    return render_all([document], form)
+
+
+def render_all(documents: Sequence[dict[str, Any]], form: Format = "text") -> str:
+    """Write several derivations, each lemma once after the last of them.
+
+    Parameters
+    ----------
+    documents : sequence of dict
+        From :func:`as_document`.
+    form : {"text", "markdown", "latex"}
+        As for :func:`render`.
+
+    Returns
+    -------
+    str
+        The derivations, the lemmas in the order in which they are needed, and the symbols.
+    """
+    lemmas = {lemma["key"]: lemma for document in documents for lemma in document["lemmas"]}
+    symbols = {s["symbol"]["text"]: s for document in documents for s in document["symbols"]}
+    write = _WRITERS[form]
+    parts = [
+        *(write.derivation(document) for document in documents),
+        *(write.lemma(lemma) for lemma in lemmas.values()),
+        write.legend(list(symbols.values())),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
 def render_check(document: dict[str, Any]) -> str:
@@ -123,14 +179,25 @@ def render_check(document: dict[str, Any]) -> str:
     return "\n".join([f"{verdict}  {document['key']}: {count} steps{note}", *lines])
 
 
+class _Writer(NamedTuple):
+    """One form: each function returns lines."""
+
+    derivation: Callable[[dict[str, Any]], list[str]]
+    lemma: Callable[[dict[str, Any]], list[str]]
+    legend: Callable[[list[dict[str, Any]]], list[str]]
+
+
 def _mark(step: dict[str, Any]) -> str:
     if not step["ok"]:
         return "FAILS"
     return "cited" if step["method"] == "reference" else "checked"
 
 
-def _render_text(document: dict[str, Any]) -> str:
-    lines = [
+# -- text --------------------------------------------------------------------------------------
+
+
+def _text_derivation(document: dict[str, Any]) -> list[str]:
+    return [
         f"{document['title']}  ({document['key']}; {document['source']})",
         "",
         f"  |Error| <= {document['statement']['text']}",
@@ -140,15 +207,21 @@ def _render_text(document: dict[str, Any]) -> str:
         "Derivation",
         *_text_steps(document["steps"]),
     ]
-    for lemma in document["lemmas"]:
-        condition = f"  [{lemma['assumes']}]" if lemma["assumes"] else ""
-        lines += [
-            "",
-            f"Lemma {lemma['key']}: {lemma['title']}  ({lemma['source']})",
-            f"  {lemma['statement']['text']}{condition}",
-            *_text_steps(lemma["steps"]),
-        ]
-    return "\n".join(lines) + "\n"
+
+
+def _text_lemma(lemma: dict[str, Any]) -> list[str]:
+    condition = f"  [{lemma['assumes']}]" if lemma["assumes"] else ""
+    return [
+        f"Lemma {lemma['key']}: {lemma['title']}  ({lemma['source']})",
+        f"  {lemma['statement']['text']}{condition}",
+        *_text_steps(lemma["steps"]),
+    ]
+
+
+def _text_legend(symbols: list[dict[str, Any]]) -> list[str]:
+    rows = [*NOTATION, *((s["symbol"]["text"], _meaning(s)) for s in symbols)]
+    width = max(len(name) for name, _ in rows)
+    return ["Symbols", *(f"  {name:{width}}  {meaning}" for name, meaning in rows)]
 
 
 def _text_steps(steps: list[dict[str, Any]]) -> list[str]:
@@ -162,8 +235,16 @@ def _text_steps(steps: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _render_markdown(document: dict[str, Any]) -> str:
-    lines = [
+def _meaning(symbol: dict[str, Any]) -> str:
+    field = symbol["field"]
+    return f"{field}: {symbol['meaning']}" if field else str(symbol["meaning"])
+
+
+# -- Markdown ----------------------------------------------------------------------------------
+
+
+def _markdown_derivation(document: dict[str, Any]) -> list[str]:
+    return [
         f"## {document['title']} (`{document['key']}`, {document['source']})",
         "",
         rf"$$|\mathrm{{Error}}| \le {document['statement']['latex']}$$",
@@ -172,41 +253,80 @@ def _render_markdown(document: dict[str, Any]) -> str:
         "",
         *_markdown_steps(document["steps"]),
     ]
-    for lemma in document["lemmas"]:
-        condition = f" Assumes {lemma['assumes']}." if lemma["assumes"] else ""
-        lines += [
-            "",
-            f"### Lemma `{lemma['key']}`: {lemma['title']} ({lemma['source']})",
-            "",
-            f"$${lemma['statement']['latex']}$${condition}",
-            "",
-            *_markdown_steps(lemma["steps"]),
-        ]
-    return "\n".join(lines) + "\n"
 
 
-def _markdown_steps(steps: list[dict[str, Any]]) -> list[str]:
+def _markdown_lemma(lemma: dict[str, Any]) -> list[str]:
+    condition = ["", f"Assumes `{lemma['assumes']}`."] if lemma["assumes"] else []
     return [
-        f"{i}. ${step['claim']['latex']}$  \n"
-        f"   {step['because']} — *{_mark(step)} by {step['method']}*: `{step['certificate']}`"
-        for i, step in enumerate(steps, 1)
+        f"### Lemma `{lemma['key']}`: {_plain(lemma['title'])} ({lemma['source']})",
+        "",
+        f"$${lemma['statement']['latex']}$$",
+        *condition,
+        "",
+        *_markdown_steps(lemma["steps"]),
     ]
 
 
-def _render_latex(document: dict[str, Any]) -> str:
-    lines = [
+def _markdown_legend(symbols: list[dict[str, Any]]) -> list[str]:
+    rows = [*((f"`{name}`", meaning) for name, meaning in NOTATION)]
+    rows += [(f"${s['symbol']['latex']}$", _meaning(s)) for s in symbols]
+    return [
+        "### Symbols",
+        "",
+        "| symbol | meaning |",
+        "|---|---|",
+        *(f"| {_cell(name)} | {_cell(_plain(meaning))} |" for name, meaning in rows),
+    ]
+
+
+def _markdown_steps(steps: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for i, step in enumerate(steps, 1):
+        claim = f"`{step['claim']['text']}`" if step["words"] else f"${step['claim']['latex']}$"
+        lines += [
+            f"{i}. {claim}  ",
+            f"   {_plain(step['because'])} — *{_mark(step)} by {step['method']}*: "
+            f"`{step['certificate']}`",
+        ]
+    return lines
+
+
+def _plain(words: str) -> str:
+    """Keep Markdown from reading markup into words."""
+    return "".join("\\" + mark if mark in "*_<>|$`[]" else mark for mark in words)
+
+
+def _cell(words: str) -> str:
+    return words.replace("\\|", "|").replace("|", r"\|")
+
+
+# -- LaTeX -------------------------------------------------------------------------------------
+
+
+def _latex_derivation(document: dict[str, Any]) -> list[str]:
+    return [
         rf"\section{{{_escape(document['title'])} ({_escape(document['source'])})}}",
         rf"\[ |\mathrm{{Error}}| \le {document['statement']['latex']} \]",
         *(rf"Assumes: {_escape(a)}." for a in document["assumes"]),
         *_latex_steps(document["steps"]),
     ]
-    for lemma in document["lemmas"]:
-        lines += [
-            rf"\subsection*{{Lemma: {_escape(lemma['title'])}}}",
-            rf"\[ {lemma['statement']['latex']} \]",
-            *_latex_steps(lemma["steps"]),
-        ]
-    return "\n".join(lines) + "\n"
+
+
+def _latex_lemma(lemma: dict[str, Any]) -> list[str]:
+    condition = [rf"Assumes: {_escape(lemma['assumes'])}."] if lemma["assumes"] else []
+    return [
+        rf"\subsection*{{Lemma: {_escape(lemma['title'])}}}",
+        rf"\[ {lemma['statement']['latex']} \]",
+        *condition,
+        *_latex_steps(lemma["steps"]),
+    ]
+
+
+def _latex_legend(symbols: list[dict[str, Any]]) -> list[str]:
+    rows = [(_escape(name), _escape(meaning)) for name, meaning in NOTATION]
+    rows += [(f"${s['symbol']['latex']}$", _escape(_meaning(s))) for s in symbols]
+    items = [rf"\item[{name}] {meaning}" for name, meaning in rows]
+    return [r"\subsection*{Symbols}", r"\begin{description}", *items, r"\end{description}"]
 
 
 def _latex_steps(steps: list[dict[str, Any]]) -> list[str]:
@@ -218,8 +338,24 @@ def _latex_steps(steps: list[dict[str, Any]]) -> list[str]:
     return [r"\begin{enumerate}", *items, r"\end{enumerate}"]
 
 
-def _escape(text: str) -> str:
-    replaced = text.replace("\\", r"\textbackslash{}")
+def _escape(words: str) -> str:
+    replaced = words.replace("\\", "\0")
     for mark in "&%$#_{}":
         replaced = replaced.replace(mark, "\\" + mark)
-    return replaced.replace("^", r"\^{}").replace("~", r"\~{}")
+    for mark, name in (
+        ("^", "asciicircum"),
+        ("~", "asciitilde"),
+        ("<", "less"),
+        (">", "greater"),
+        ("|", "bar"),
+        ("\0", "backslash"),
+    ):
+        replaced = replaced.replace(mark, rf"\text{name}{{}}")
+    return replaced
+
+
+_WRITERS = {
+    "text": _Writer(_text_derivation, _text_lemma, _text_legend),
+    "markdown": _Writer(_markdown_derivation, _markdown_lemma, _markdown_legend),
+    "latex": _Writer(_latex_derivation, _latex_lemma, _latex_legend),
+}

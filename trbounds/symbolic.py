@@ -10,6 +10,7 @@ import mpmath
 import sympy as sp
 
 __all__ = [
+    "MEANINGS",
     "SYMBOLS",
     "Infimum",
     "Statement",
@@ -35,6 +36,14 @@ gain = sp.IndexedBase("g", nonnegative=True)  # gain[t]: sup over contexts of |g
 gain_spread = sp.IndexedBase("osc_g", nonnegative=True)  # largest minus smallest value of g_t
 shift = sp.IndexedBase("TV_d", nonnegative=True)  # shift[t]: TV(d_t^pi, d_t^mu)
 future = sp.IndexedBase("TV_f", nonnegative=True)  # sup over contexts of TV of what follows t
+
+#: What the abstract quantities mean.
+MEANINGS: Mapping[Any, str] = {
+    gain: "largest |g_t(c)|, g_t(c) = sum_y (pi - mu)(y|c) E_mu[R | c, y]",
+    gain_spread: "largest minus smallest value of g_t(c) over contexts c",
+    shift: "TV of the contexts c_t under pi and mu",
+    future: "largest TV of the tokens after t, given c_{t+1}",
+}
 
 
 def _scalar(name: str) -> sp.Symbol:
@@ -105,11 +114,17 @@ class Infimum(sp.Expr):  # type: ignore[misc]
 
     def _sympystr(self, printer: Any) -> str:
         expr, variable, lower, upper = (printer.doprint(a) for a in self.args)
-        return f"inf_{{{lower} < {variable} < {upper}}} [{expr}]"
+        where = (
+            f"{variable} > {lower}" if self.args[3] == sp.oo else f"{lower} < {variable} < {upper}"
+        )
+        return f"inf_{{{where}}} [{expr}]"
 
     def _latex(self, printer: Any) -> str:
         expr, variable, lower, upper = (printer.doprint(a) for a in self.args)
-        return rf"\inf_{{{lower} < {variable} < {upper}}} \left[{expr}\right]"
+        where = f"{lower} < {variable} < {upper}"
+        if self.args[3] == sp.oo:
+            where = f"{variable} > {lower}"
+        return rf"\inf_{{{where}}} \left[{expr}\right]"
 
 
 def _minimum(f: Any, lower: Any, upper: Any) -> Any:

@@ -9,6 +9,7 @@ import sympy as sp
 
 from trbounds.derivation import Certificate, Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
+from trbounds.printing import text
 from trbounds.symbolic import SYMBOLS, Infimum
 
 __all__ = [
@@ -66,8 +67,8 @@ def below_infimum(left: Any, infimum: Infimum) -> Check:
         return Certificate(
             free,
             "lemma",
-            f"greatest lower bound: {sp.sstr(left)} {'does not contain' if free else 'contains'} "
-            f"{sp.sstr(infimum.args[1])}",
+            f"greatest lower bound: {text(left)} {'does not contain' if free else 'contains'} "
+            f"{text(infimum.args[1])}",
         )
 
     return check

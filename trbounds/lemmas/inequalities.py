@@ -8,6 +8,7 @@ from typing import Any
 import sympy as sp
 
 from trbounds.derivation import Lemma, Step, all_of, identity, nonnegative
+from trbounds.printing import text
 from trbounds.symbolic import T, t
 
 __all__ = [
@@ -56,20 +57,16 @@ ROOT_SUM = Lemma(
 def by_induction(term: Any, closed: Any) -> Iterable[Step]:
     """Prove ``sum_{t=1}^T term = closed`` by induction over T, for terms free of T."""
     yield Step(
-        f"T = 1: the term {_short(term.subs(t, 1))} is the closed form {_short(closed.subs(T, 1))}",
+        f"T = 1: the term {text(term.subs(t, 1))} is the closed form {text(closed.subs(T, 1))}",
         "start of the induction",
         identity(term.subs(t, 1), closed.subs(T, 1)),
     )
     growth = closed.subs(T, T + 1) - closed
     yield Step(
-        sp.Eq(sp.UnevaluatedExpr(closed.subs(T, T + 1)) - closed, term.subs(t, T + 1)),
+        f"[{text(closed.subs(T, T + 1))}] - [{text(closed)}] = {text(term.subs(t, T + 1))}",
         "from T to T + 1 the closed form grows by the term of position T + 1",
         identity(sp.expand(sp.powsimp(growth)), sp.expand(sp.powsimp(term.subs(t, T + 1)))),
     )
-
-
-def _short(expr: sp.Expr) -> str:
-    return str(sp.sstr(expr))
 
 
 #: ``sum_{t=1}^T (t - 1) = T (T - 1) / 2``.

@@ -314,12 +314,11 @@ def _prove_advantage_centred() -> Iterable[Step]:
         "termwise, for both signs of pi - mu",
         _termwise(half),
     )
-    a, b, room_a, room_b = sp.symbols("a b eps-a eps-b", nonnegative=True)
+    below, above = sp.symbols("eps-p q+eps", nonnegative=True)  # of two values p and q
     yield Step(
         "osc(g_t) <= 2 eps",
-        "two values of g_t in [-eps, eps], a >= 0 >= -b being the farthest apart: 2 eps - (a + b) "
-        "= (eps - a) + (eps - b)",
-        nonnegative((a + room_a) + (b + room_b) - (a + b)),
+        "two values p, q of g_t in [-eps, eps]: 2 eps - (p - q) = (eps - p) + (q + eps)",
+        nonnegative(2 * _eps - ((_eps - below) - (above - _eps))),
     )
 
 

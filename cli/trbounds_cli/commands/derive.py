@@ -32,7 +32,7 @@ def command(
     Example: `trbounds derive adaptive`
     """
     from trbounds.bounds import all_bounds, get_bound
-    from trbounds.rendering import as_document, render, render_check
+    from trbounds.rendering import as_document, render_all, render_check
     from trbounds_cli.output import print_json
 
     if everything == (key is not None):
@@ -42,8 +42,7 @@ def command(
     if json:
         print_json({"derivations": documents})
     else:
-        write = render_check if check else render
-        for document in documents:
-            typer.echo(write(document) if check else render(document, form))
+        lines = [render_check(document) for document in documents]
+        typer.echo("\n".join(lines) if check else render_all(documents, form), nl=check)
     if not all(document["holds"] for document in documents):
         raise typer.Exit(1)
