@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.extremes import Extreme
 from trbounds.traces.histogram import Histogram
+from trbounds.traces.pair_moments import PairMoments
 from trbounds.traces.partition import Part
 from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import COLUMNS, SequenceTable
@@ -143,6 +144,7 @@ def _arrays(summary: TraceSummary) -> dict[str, NDArray[Any]]:
     for prefix, state in (
         ("positions", summary.positions.state()),
         ("stopped", summary.stopped.state()),
+        ("pairs", summary.pairs.state()),
     ):
         for name, values in state.items():
             # One rounding of each sum, so that equal totals are equal bytes whatever the order.
@@ -194,6 +196,7 @@ def _rebuild(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Trace
     out._sorted = False
     out.positions = PositionSums.from_state(_state(arrays, "positions/", PositionSums().state()))
     out.stopped = StoppedSums.from_state(_state(arrays, "stopped/", StoppedSums().state()))
+    out.pairs = PairMoments.from_state(_state(arrays, "pairs/", PairMoments().state()))
     reference = Histogram().counts
     for name, values in arrays.items():
         if name.startswith("histograms/"):

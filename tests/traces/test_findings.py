@@ -1,0 +1,322 @@
+"""Findings: each logging fault is named on traces with exactly that fault; right ones have none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trbounds.traces import TraceBatch, TraceSummary, example_path, open_trace, summarize
+from trbounds.traces.findings import FINDINGS, findings
+from trbounds.traces.pair_moments import PairMoments
+
+DATA = Path(__file__).parents[1] / "data"
+N, T, V = 200, 12, 40
+
+
+def log_softmax(z):
+    z = z - z.max(axis=-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+
+def policies(seed=0, mismatch=0.05):
+    """Logits of both policies at every context, and uniform numbers to sample with."""
+    random = np.random.default_rng(seed)
+    z = 2.0 * random.standard_normal((N, T, V))
+    return z, z + mismatch * random.standard_normal(z.shape), random.random((N, T))
+
+
+def sampled(log_mu, u):
+    cdf = np.cumsum(np.exp(log_mu), axis=-1)
+    return np.minimum((cdf < u[..., None] * cdf[..., -1:]).sum(axis=-1), V - 1)
+
+
+def at(log_p, tokens):
+    return np.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
+
+
+def batch_of(rollout, train, **fields):
+    n, width = rollout.shape
+    flat = {"rollout_logprobs": np.minimum(rollout, 0.0).ravel()}
+    flat["train_logprobs"] = np.minimum(train, 0.0).ravel()
+    return TraceBatch(offsets=np.arange(0, n * width + 1, width), **flat, **fields)
+
+
+def right(seed=0, **fields):
+    z, y, u = policies(seed)
+    log_mu, log_pi = log_softmax(z), log_softmax(y)
+    tokens = sampled(log_mu, u)
+    return batch_of(at(log_mu, tokens), at(log_pi, tokens), **fields)
+
+
+def named(batch):
+    found = findings(TraceSummary.of(batch))
+    assert all(item.name in FINDINGS for item in found)
+    return {item.name: item for item in found}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_right_traces_have_none(seed):
+    assert named(right(seed)) == {}
+
+
+@pytest.mark.parametrize("name", ["moe", "stale_k16"])
+def test_real_traces_have_none(name):
+    assert findings(summarize(DATA / f"{name}.parquet")) == []
+    assert findings(summarize(example_path())) == []
+
+
+def test_nothing_counted():
+    batch = replace(right(), mask=np.zeros(N * T, bool), rollout_logprobs=np.zeros(N * T))
+    assert named(batch) == {}
+
+
+# ---- copied and missing columns
+
+
+def test_copied_columns():
+    batch = right()
+    found = named(replace(batch, train_logprobs=batch.rollout_logprobs.copy()))
+    assert set(found) == {"identical_logprobs"}
+    assert found["identical_logprobs"].severity == "error"
+    assert found["identical_logprobs"].numbers == {"share": 1.0}
+
+
+def test_mostly_copied_columns_warn():
+    batch = right()
+    copied = np.arange(batch.n_tokens) % 4 > 0
+    train = np.where(copied, batch.rollout_logprobs, batch.train_logprobs)
+    found = named(replace(batch, train_logprobs=train))["identical_logprobs"]
+    assert found.severity == "warning"
+    assert found.numbers["share"] == pytest.approx(0.75)
+
+
+def test_certain_tokens_are_not_copies():
+    batch = right()
+    certain = np.arange(batch.n_tokens) % 10 > 0
+    rollout = np.where(certain, 0.0, batch.rollout_logprobs)
+    train = np.where(certain, 0.0, batch.train_logprobs)
+    assert named(replace(batch, rollout_logprobs=rollout, train_logprobs=train)) == {}
+
+
+def test_empty_training_column():
+    batch = right()
+    found = named(replace(batch, train_logprobs=np.zeros(batch.n_tokens)))
+    assert set(found) == {"zero_train_logprobs"}
+    assert found["zero_train_logprobs"].severity == "error"
+
+
+@pytest.mark.parametrize(("every", "severity"), [(10, "error"), (1500, "warning")])
+@pytest.mark.parametrize("side", ["rollout", "train"])
+def test_zero_filled_tokens(side, every, severity):
+    batch = right()
+    column = getattr(batch, f"{side}_logprobs").copy()
+    uncertain = (batch.rollout_logprobs < -0.2) & (batch.train_logprobs < -0.2)
+    tokens = np.flatnonzero(uncertain)[::every]
+    column[tokens] = 0.0
+    found = named(replace(batch, **{f"{side}_logprobs": column}))[f"zero_{side}_logprobs"]
+    assert found.severity == severity
+    assert found.numbers["tokens"] == tokens.size
+
+
+# ---- alignment and scale
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_shift_by_one(shift):
+    batch = right()
+    train = np.roll(batch.train_logprobs.reshape(N, T), shift, axis=1).ravel()
+    found = named(replace(batch, train_logprobs=train))["shifted_by_one"]
+    assert found.severity == "error"
+    assert found.numbers["lag"] == shift
+    assert found.numbers["correlation"] > 0.99
+
+
+def test_a_shift_by_one_of_a_real_trace_is_found():
+    (batch,) = list(open_trace(DATA / "moe.parquet"))[:1]
+    train = np.append(batch.train_logprobs[1:], -1.0)
+    assert "shifted_by_one" in named(replace(batch, train_logprobs=train))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 0.9, 1.2])
+@pytest.mark.parametrize("scaled", ["train", "rollout"])
+def test_temperature_on_one_side_only(temperature, scaled):
+    z, y, u = policies()
+    tokens = sampled(log_softmax(z / temperature), u)
+    rollout = z / temperature if scaled == "rollout" else z
+    train = y / temperature if scaled == "train" else y
+    found = named(batch_of(at(log_softmax(rollout), tokens), at(log_softmax(train), tokens)))
+    item = found["temperature_mismatch"]
+    slope = item.numbers["slope"]
+    assert (slope > 1) == ((temperature < 1) == (scaled == "train"))
+
+
+def truncated(z, mass):
+    """Keep the most probable tokens until their mass exceeds `mass`; logits of the rest -inf."""
+    order = np.argsort(-z, axis=-1)
+    p = np.exp(log_softmax(z))
+    ranked = np.cumsum(np.take_along_axis(p, order, axis=-1), axis=-1)
+    keep = np.zeros(z.shape, bool)
+    before = np.concatenate([np.zeros((*z.shape[:-1], 1)), ranked[..., :-1]], axis=-1)
+    np.put_along_axis(keep, order, before < mass, axis=-1)
+    return np.where(keep, z, -np.inf)
+
+
+@pytest.mark.parametrize("mass", [0.8, 0.9, 0.95])
+def test_truncated_sampling(mass):
+    z, y, u = policies()
+    cut = truncated(z, mass)
+    tokens = sampled(log_softmax(cut), u)
+    found = named(batch_of(at(log_softmax(cut), tokens), at(log_softmax(y), tokens)))
+    item = found["truncated_sampling"]
+    assert item.severity == "error"
+    kept = np.where(np.isinf(cut), 0.0, np.exp(log_softmax(y))).sum(axis=-1).mean()
+    assert item.numbers["mean_ratio"] == pytest.approx(kept, abs=0.005)
+    if mass == 0.8:
+        # The cut left a single token here and there, which the log shows as certain.
+        assert "zero_rollout_logprobs" in found
+
+
+def test_truncated_sampling_as_logged():
+    batch = right(top_p=np.full(N, 0.9))
+    assert named(batch)["truncated_sampling"].numbers["sequences"] == N
+
+
+@pytest.mark.parametrize("offset", [-0.2, -0.5])
+def test_constant_offset(offset):
+    batch = right()
+    train = batch.train_logprobs + offset
+    found = named(replace(batch, train_logprobs=train))
+    assert found["constant_offset"].numbers["mean_log_ratio"] == pytest.approx(offset, abs=0.01)
+    assert "truncated_sampling" in found
+
+
+def test_ratio_above_one():
+    batch = right()
+    found = named(replace(batch, rollout_logprobs=batch.rollout_logprobs - 0.1))
+    assert found["ratio_above_one"].numbers["mean_ratio"] > 1.05
+
+
+# ---- masks and versions
+
+
+def test_mask_after_a_token_rule():
+    batch = right()
+    kept = np.abs(batch.log_ratio) < 0.08
+    found = named(replace(batch, mask=kept))["post_rejection_mask"]
+    assert found.severity == "error"
+    assert found.numbers["smallest"] >= 0.08 > found.numbers["kept"]
+
+
+def test_mask_after_a_looser_rule():
+    batch = right()
+    random = np.random.default_rng(0)
+    kept = (np.abs(batch.log_ratio) < 0.08) | (random.random(batch.n_tokens) < 0.1)
+    assert "post_rejection_mask" in named(replace(batch, mask=kept))
+
+
+def test_masks_that_have_nothing_to_do_with_ratios():
+    batch = right()
+    random = np.random.default_rng(0)
+    assert named(replace(batch, mask=random.random(batch.n_tokens) < 0.7)) == {}
+    prompt = np.arange(batch.n_tokens) % T >= 4
+    assert named(replace(batch, mask=prompt)) == {}
+    filled = np.where(prompt, batch.rollout_logprobs, 0.0)
+    assert named(replace(batch, mask=prompt, rollout_logprobs=filled)) == {}
+
+
+def test_sequences_rejected_by_the_mask():
+    batch = right()
+    worst = np.abs(batch.log_ratio).reshape(N, T).max(axis=1) > 0.12
+    assert 10 < worst.sum() < 190
+    found = named(replace(batch, mask=np.repeat(~worst, T)))["rejected_sequences"]
+    assert found.severity == "warning"
+    assert found.numbers["sequences"] == worst.sum()
+
+
+def test_sequences_that_the_framework_left_out():
+    accepted = np.arange(N) % 5 > 0
+    found = named(right(accepted=accepted))["rejected_sequences"]
+    assert found.severity == "info"
+    assert found.numbers["sequences"] == 40
+
+
+def test_mixed_versions():
+    version = np.tile(np.arange(T) // 6, N)
+    found = named(right(weight_version=version))
+    assert set(found) == {"mixed_weight_versions"}
+    assert named(right(weight_version=np.repeat(np.arange(N), T))) == {}
+
+
+def test_order_and_plain_values():
+    batch = right(accepted=np.arange(N) > 0, weight_version=np.tile(np.arange(T), N))
+    found = findings(TraceSummary.of(replace(batch, train_logprobs=batch.rollout_logprobs)))
+    assert [item.severity for item in found] == ["error", "warning", "info"]
+    assert str(found[0]).endswith(".") is False
+    assert set(found[0].to_dict()) == {"name", "severity", "found", "advice", "numbers"}
+
+
+# ---- the fold
+
+
+def pair_state(moments):
+    return {name: values.tolist() for name, values in moments.state().items()}
+
+
+def test_pair_moments_against_a_slow_reading():
+    batch = right(mask=np.random.default_rng(3).random(N * T) < 0.8)
+    moments = TraceSummary.of(batch).pairs
+    pairs = {-1: [], 0: [], 1: []}
+    holes = []
+    for i in range(N):
+        rows = range(i * T, (i + 1) * T)
+        counted = [k for k in rows if batch.mask[k]]
+        for a, here in enumerate(counted):
+            for lag in pairs:
+                if 0 <= a + lag < len(counted):
+                    there = counted[a + lag]
+                    pairs[lag].append((batch.rollout_logprobs[here], batch.train_logprobs[there]))
+        first = counted[0] if counted else None
+        holes += [k for k in rows if not batch.mask[k] and first is not None and k > first]
+    for lag, values in pairs.items():
+        x, y = np.array(values).T
+        assert moments.correlation(lag) == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-12)
+    x, y = np.array(pairs[0]).T
+    assert moments.slope == pytest.approx(np.polyfit(x, y, 1)[0], abs=1e-12)
+    assert moments.log_ratio_mean == pytest.approx((y - x).mean(), rel=1e-12)
+    assert moments.log_ratio_deviation == pytest.approx((y - x).std(), rel=1e-12)
+    size = np.abs(batch.train_logprobs - batch.rollout_logprobs)[holes]
+    assert moments.masked("hole")[0] == len(holes)
+    assert moments.masked("hole")[1] == pytest.approx(size.mean(), rel=1e-12)
+    assert moments.masked("hole")[2] == size.min()
+
+
+def test_pair_moments_of_any_partition(tmp_path):
+    batch = right(mask=np.random.default_rng(3).random(N * T) < 0.5)
+    whole = TraceSummary.of(batch)
+    merged = TraceSummary()
+    for part in list(batch.slices(5 * T))[::-1]:
+        merged = merged.merge(TraceSummary.of(part))
+    for name, values in whole.pairs.state().items():
+        got, expected = merged.pairs.state()[name], values
+        if got.ndim == 2:
+            got, expected = got.sum(axis=0), expected.sum(axis=0)
+        assert np.allclose(got, expected, rtol=1e-12, atol=1e-11)
+    merged.save(tmp_path / "a.tbs")
+    loaded = TraceSummary.load(tmp_path / "a.tbs")
+    assert loaded.pairs.correlation(0) == merged.pairs.correlation(0)
+    assert loaded.pairs.masked("rejected") == merged.pairs.masked("rejected")
+
+
+def test_pair_moments_of_little():
+    empty = PairMoments()
+    assert np.isnan([empty.correlation(0), empty.slope, empty.log_ratio_mean]).all()
+    assert np.isnan(empty.log_ratio_deviation)
+    offsets = np.array([0, 0, 1, 1, 3])
+    batch = TraceBatch(
+        offsets=offsets, rollout_logprobs=-np.arange(1.0, 4), train_logprobs=-np.arange(2.0, 5)
+    )
+    moments = PairMoments.of(batch, batch)
+    assert moments.correlation(0) == pytest.approx(1.0)
+    assert np.isnan(moments.correlation(1))
+    assert moments.masked("hole")[0] == 0

@@ -1,0 +1,319 @@
+"""What a trace's summary says of how it was logged: faults that ruin an analysis, with advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from trbounds.traces.jackknife import Blocks
+from trbounds.traces.summary import TraceSummary
+
+__all__ = ["FINDINGS", "Finding", "Severity", "findings"]
+
+Severity = Literal["error", "warning", "info"]
+
+FINDINGS = {
+    "identical_logprobs": "training log-probabilities are copies of the rollout ones",
+    "zero_train_logprobs": "training log-probabilities are zero-filled",
+    "zero_rollout_logprobs": "rollout log-probabilities are zero-filled",
+    "shifted_by_one": "the two lists are shifted against each other by one token",
+    "constant_offset": "log rho is nearly constant and not 0",
+    "temperature_mismatch": "the two log-probabilities are scaled differently",
+    "truncated_sampling": "some tokens of the training policy are never sampled",
+    "ratio_above_one": "the mean of rho is above 1",
+    "post_rejection_mask": "the mask leaves out tokens that a rejection rule dropped",
+    "rejected_sequences": "sequences were sampled and rejected",
+    "mixed_weight_versions": "sequences were sampled by changing weights",
+}
+"""Every finding, and what it means."""
+
+_STANDARD_ERRORS = 4.0
+"""Distance of the mean of rho from 1 that chance gives with probability 6e-5."""
+
+_FEW_TOKENS = 100
+"""Fewer tokens than this show no pattern."""
+
+_SHIFT_MARGIN = 0.1
+"""A right trace correlates above 0.99 at lag 0 and about 0.2 at lag 1."""
+
+_SLOPE_TOLERANCE = 0.05
+"""Six real mismatches, 16 policy-gradient steps among them, have slopes within 0.004 of 1; a
+temperature that differs by 10 % gives about 0.1."""
+
+_ZERO_SHARE = 1e-3
+_MASK_FACTOR = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing found about how a trace was logged.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`FINDINGS`.
+    severity : {"error", "warning", "info"}
+        Error: what is computed from the trace is wrong or no bound applies. Warning: part of it
+        may be. Info: to be known.
+    found : str
+        What was found, in a sentence.
+    advice : str
+        What to do.
+    numbers : dict of str to float
+        What it rests on.
+    """
+
+    name: str
+    severity: Severity
+    found: str
+    advice: str
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.found}. {self.advice}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def findings(summary: TraceSummary) -> list[Finding]:
+    """Look for faults in how a trace was logged.
+
+    Parameters
+    ----------
+    summary : TraceSummary
+        Of the trace.
+
+    Returns
+    -------
+    list of Finding
+        Errors first. Empty for a trace with nothing to report, or without a token that counts.
+
+    Notes
+    -----
+    These are tests on sums: they find faults that run through a trace, not a few bad values. A
+    trace without findings is not proved right.
+    """
+    if summary.n_tokens == 0:
+        return []
+    found = [*_copied(summary), *_zero_filled(summary)]
+    columns = ("equal_logprobs", "zero_rollout_logprobs", "zero_train_logprobs")
+    if not any(summary.counts[name] == summary.n_tokens for name in columns):
+        # A copied or an empty column says nothing more.
+        found += [*_aligned(summary), *_ratios(summary)]
+    found += [*_masked(summary), *_versions(summary)]
+    order = ("error", "warning", "info")
+    return sorted(found, key=lambda item: order.index(item.severity))
+
+
+def _copied(summary: TraceSummary) -> Iterator[Finding]:
+    counts, n = summary.counts, summary.n_tokens
+    # Two certain tokens are equal without being copies.
+    certain = min(counts["zero_rollout_logprobs"], counts["zero_train_logprobs"])
+    equal = counts["equal_logprobs"]
+    all_equal = equal == n and certain < n
+    if not all_equal and (n - certain < _FEW_TOKENS or 2 * (equal - certain) < n - certain):
+        return
+    share = (equal - certain) / (n - certain)
+    yield Finding(
+        name="identical_logprobs",
+        severity="error" if all_equal else "warning",
+        found=f"{share:.1%} of the tokens have the same log-probability under both policies",
+        advice=(
+            "One column is a copy of the other: the trainer ran in bypass or forced on-policy "
+            "mode. Have it recompute its own log-probabilities"
+        ),
+        numbers={"share": share},
+    )
+
+
+def _zero_filled(summary: TraceSummary) -> Iterator[Finding]:
+    counts, n = summary.counts, summary.n_tokens
+    for side, other, advice in (
+        ("train", "rollout", "The trainer did not compute them (bypass or forced on-policy mode)"),
+        (
+            "rollout",
+            "train",
+            "The rollout engine did not return them for these tokens (or top-p or top-k left a "
+            "single token to sample)",
+        ),
+    ):
+        zeros, filled = counts[f"zero_{side}_logprobs"], counts[f"zero_filled_{side}"]
+        all_zero = zeros == n and counts[f"zero_{other}_logprobs"] < n
+        if not all_zero and not filled:
+            continue
+        yield Finding(
+            name=f"zero_{side}_logprobs",
+            severity="error" if all_zero or filled > _ZERO_SHARE * n else "warning",
+            found=(
+                f"{zeros if all_zero else filled} of {n} tokens have {side} log-probability "
+                f"exactly 0, and are not certain under the {other} policy"
+            ),
+            advice=f"{advice}; such tokens must be masked, or the records left out",
+            numbers={"tokens": float(filled), "zeros": float(zeros), "share": filled / n},
+        )
+
+
+def _aligned(summary: TraceSummary) -> Iterator[Finding]:
+    pairs = summary.pairs
+    if summary.n_tokens < _FEW_TOKENS:
+        return
+    here = pairs.correlation(0)
+    for lag in (-1, 1):
+        there = pairs.correlation(lag)
+        if there > 0.5 and not here > there - _SHIFT_MARGIN:
+            yield Finding(
+                name="shifted_by_one",
+                severity="error",
+                found=(
+                    f"the rollout log-probability of a token correlates with the training one of "
+                    f"the token {'after' if lag > 0 else 'before'} it ({there:.3f}), not with its "
+                    f"own ({here:.3f})"
+                ),
+                advice="Shift one of the two lists by one token",
+                numbers={"lag": float(lag), "correlation": there, "correlation_at_0": here},
+            )
+            return
+    slope = pairs.slope
+    if here > 0.9 and abs(slope - 1.0) > _SLOPE_TOLERANCE:
+        yield Finding(
+            name="temperature_mismatch",
+            severity="warning",
+            found=(
+                f"the training log-probability changes by {slope:.3f} per unit of the rollout "
+                "log-probability, where 1 is expected"
+            ),
+            advice=(
+                "One side was probably scaled by the sampling temperature and the other not: log "
+                "both after the temperature that was sampled with"
+            ),
+            numbers={"slope": slope, "correlation": here},
+        )
+
+
+def _ratios(summary: TraceSummary) -> Iterator[Finding]:
+    pairs, counts = summary.pairs, summary.counts
+    offset, deviation = pairs.log_ratio_mean, pairs.log_ratio_deviation
+    mean, z = _mean_ratio(summary)
+    numbers = {"mean_ratio": mean, "z": z}
+    enough = summary.n_tokens >= _FEW_TOKENS
+    if enough and abs(offset) > deviation and abs(z) > _STANDARD_ERRORS:
+        yield Finding(
+            name="constant_offset",
+            severity="error",
+            found=f"log rho is {offset:.4f} +- {deviation:.4f} (mean, deviation), where its mean "
+            "must be small against its deviation",
+            advice=(
+                "Below 0, this is the log of the probability that top-p or top-k kept, or a "
+                "temperature on one side only: log both over the same set of tokens"
+            ),
+            numbers={"mean_log_ratio": offset, "deviation": deviation, **numbers},
+        )
+    logged = counts["truncated_sampling"]
+    if logged or z < -_STANDARD_ERRORS:
+        seen = f"the mean of rho is {mean:.5f}, {-z:.1f} standard errors below 1"
+        yield Finding(
+            name="truncated_sampling",
+            severity="error",
+            found=f"{logged} sequences were sampled with top-p or top-k" if logged else seen,
+            advice=(
+                "Some tokens of the training policy are never sampled (top-p, top-k, min-p, or a "
+                "mask over what was sampled): no bound applies to such a rollout. Sample from the "
+                "whole vocabulary"
+            ),
+            numbers={"sequences": float(logged), **numbers},
+        )
+    if z > _STANDARD_ERRORS:
+        yield Finding(
+            name="ratio_above_one",
+            severity="error",
+            found=f"the mean of rho is {mean:.5f}, {z:.1f} standard errors above 1",
+            advice=(
+                "The rollout log-probabilities are not those the tokens were sampled with: check "
+                "the temperature, the alignment, and that both lists belong to the same tokens"
+            ),
+            numbers=numbers,
+        )
+
+
+def _mean_ratio(summary: TraceSummary) -> tuple[float, float]:
+    """Return the mean of rho over tokens, and its distance from 1 in standard errors."""
+    # The larger of the errors by sequence and by prompt.
+    estimate = Blocks(summary.groups()).mean(summary.sequences["ratio_sum"])
+    mean = 1.0 + estimate.value * summary.n_sequences / summary.n_tokens
+    if estimate.value == 0.0 or math.isnan(estimate.error):
+        return mean, 0.0
+    if estimate.error == 0.0:
+        return mean, math.copysign(math.inf, estimate.value)
+    return mean, estimate.value / estimate.error
+
+
+def _masked(summary: TraceSummary) -> Iterator[Finding]:
+    pairs, counts = summary.pairs, summary.counts
+    holes, mean, smallest = pairs.masked("hole")
+    largest = summary.extremes["abs_log_ratio_max"].value
+    kept = summary.histograms["abs_log_ratio"]
+    typical = kept.quantile(0.5)
+    exact = holes >= 10 and smallest >= largest
+    if exact or (holes >= _FEW_TOKENS and mean > _MASK_FACTOR * _mean_abs(summary)):
+        yield Finding(
+            name="post_rejection_mask",
+            severity="error",
+            found=(
+                f"{holes} masked tokens have both log-probabilities and |log rho| of at least "
+                f"{smallest:.3g}, {mean:.3g} on average; tokens that count have at most "
+                f"{largest:.3g}, {typical:.3g} in the median"
+            ),
+            advice=(
+                "The mask is the one after a rejection rule, so that exactly the tokens that "
+                "matter are missing: log the mask of the response, from before the rule"
+            ),
+            numbers={"tokens": float(holes), "smallest": smallest, "mean": mean, "kept": largest},
+        )
+    rejected, dropped = counts["rejected_sequences"], counts["unaccepted_sequences"]
+    if rejected:
+        yield Finding(
+            name="rejected_sequences",
+            severity="warning",
+            found=f"of {rejected} sequences with log-probabilities no token counts",
+            advice=(
+                "If a rejection rule masked them, estimates are over what it kept and not over "
+                "the rollout policy: log the mask from before the rule"
+            ),
+            numbers={"sequences": float(rejected), "share": rejected / summary.n_sequences},
+        )
+    if dropped:
+        yield Finding(
+            name="rejected_sequences",
+            severity="info",
+            found=f"the framework left {dropped} sequences out of its update",
+            advice=(
+                "They are kept here, as they were sampled. If the framework dropped others before "
+                "logging (dynamic sampling), estimates are over what it kept"
+            ),
+            numbers={"sequences": float(dropped), "share": dropped / summary.n_sequences},
+        )
+
+
+def _mean_abs(summary: TraceSummary) -> float:
+    """Return the root mean square of log rho over tokens, at least its mean absolute value."""
+    return math.hypot(summary.pairs.log_ratio_mean, summary.pairs.log_ratio_deviation)
+
+
+def _versions(summary: TraceSummary) -> Iterator[Finding]:
+    mixed = summary.counts["mixed_versions"]
+    if mixed:
+        yield Finding(
+            name="mixed_weight_versions",
+            severity="warning",
+            found=f"{mixed} of {summary.n_sequences} sequences were sampled by more than one "
+            "version of the rollout weights",
+            advice=(
+                "The rollout policy is then a mixture along the sequence. Bounds apply to it as "
+                "it sampled, if each token's log-probability is that of its own version"
+            ),
+            numbers={"sequences": float(mixed), "share": mixed / summary.n_sequences},
+        )

@@ -1,0 +1,168 @@
+"""Moments of the two logged log-probabilities together, which show how they were logged."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.traces.batch import TraceBatch, reduce_segments
+from trbounds.traces.compensated import CompensatedSum
+
+__all__ = ["LAGS", "PairMoments"]
+
+Floats = NDArray[np.float64]
+
+LAGS = (-1, 0, 1)
+"""Lag j pairs the rollout log-probability of a token with the training one of the j-th after."""
+
+_SUMS = ("count", "rollout", "train", "rollout_square", "train_square", "product")
+_OFFSETS = ("log_ratio", "log_ratio_square")
+_MASKED = ("hole", "rejected")
+
+
+class PairMoments:
+    """Sums of pairs of log-probabilities within sequences, and of the masked tokens among them.
+
+    A masked token is looked at if both its log-probabilities are real: negative for the rollout
+    policy, at most 0 and finite for the training policy. It is a *hole* if an earlier token of
+    its sequence counts, and *rejected* if none of its sequence counts.
+    """
+
+    def __init__(self) -> None:
+        self._pairs = CompensatedSum.zeros(len(LAGS) * len(_SUMS))
+        self._offset = CompensatedSum.zeros(len(_OFFSETS))
+        self._masked = CompensatedSum.zeros(2 * len(_MASKED))
+        self._smallest: Floats = np.full(len(_MASKED), np.inf)
+
+    @classmethod
+    def of(cls, batch: TraceBatch, block: TraceBatch) -> PairMoments:
+        """Sum a block.
+
+        Parameters
+        ----------
+        batch : TraceBatch
+            The tokens that count, ``block.counted()``.
+        block : TraceBatch
+            The block they were taken from.
+        """
+        out = cls()
+        for index, lag in enumerate(LAGS):
+            x, y = _paired(batch, lag)
+            # Not dot products: their rounding may depend on where the arrays lie in memory.
+            sums = (x.size, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum())
+            at = index * len(_SUMS)
+            out._pairs.high[at : at + len(_SUMS)] = sums
+        ratio = batch.log_ratio
+        out._offset.high[:] = ratio.sum(), (ratio * ratio).sum()
+        if block.mask is not None:
+            out.add_masked(block, block.mask)
+        return out
+
+    def add_masked(self, block: TraceBatch, mask: NDArray[np.bool_]) -> None:
+        """Look at the masked tokens of a block; once, before anything is absorbed."""
+        rollout, train = block.rollout_logprobs, block.train_logprobs
+        scored = ~mask & (rollout < 0.0) & (rollout > -np.inf) & (train <= 0.0) & (train > -np.inf)
+        if not scored.any():
+            return
+        lengths = block.lengths
+        before: NDArray[np.int64] = np.cumsum(mask, dtype=np.int64) - mask
+        starts = block.offsets[:-1][lengths > 0]
+        before -= np.repeat(before[starts], lengths[lengths > 0])
+        total = reduce_segments(np.add, mask.astype(np.int64), block.offsets)
+        groups = (scored & (before > 0), scored & (np.repeat(total, lengths) == 0))
+        for index, chosen in enumerate(groups):
+            size = np.abs(train[chosen] - rollout[chosen])
+            self._masked.high[2 * index : 2 * index + 2] = size.size, size.sum()
+            self._smallest[index] = size.min(initial=np.inf)
+
+    def correlation(self, lag: int) -> float:
+        """Correlation of the two log-probabilities at a lag of :data:`LAGS`; NaN if undefined."""
+        n, x, y, xx, yy, xy = self._moments(lag)
+        if n < 2:
+            return math.nan
+        spread = max(xx - x * x / n, 0.0) * max(yy - y * y / n, 0.0)
+        return (xy - x * y / n) / math.sqrt(spread) if spread > 0.0 else math.nan
+
+    @property
+    def slope(self) -> float:
+        """Slope of the training against the rollout log-probability (least squares)."""
+        n, x, y, xx, _, xy = self._moments(0)
+        spread = xx - x * x / n if n else 0.0
+        return (xy - x * y / n) / spread if spread > 0.0 else math.nan
+
+    @property
+    def log_ratio_mean(self) -> float:
+        """Mean of log rho over tokens, in nats; NaN without tokens."""
+        n = self._moments(0)[0]
+        return float(self._offset.value[0]) / n if n else math.nan
+
+    @property
+    def log_ratio_deviation(self) -> float:
+        """Standard deviation of log rho over tokens, in nats; NaN without tokens."""
+        n = self._moments(0)[0]
+        if not n:
+            return math.nan
+        return math.sqrt(max(float(self._offset.value[1]) / n - self.log_ratio_mean**2, 0.0))
+
+    def masked(self, kind: str) -> tuple[int, float, float]:
+        """Count, mean and smallest ``|log rho|`` of the masked tokens of a kind.
+
+        Parameters
+        ----------
+        kind : {"hole", "rejected"}
+            See the class.
+
+        Returns
+        -------
+        tuple
+            Mean NaN and smallest infinite where there is none.
+        """
+        index = _MASKED.index(kind)
+        count, total = self._masked.value[2 * index : 2 * index + 2]
+        mean = float(total / count) if count else math.nan
+        return int(count), mean, float(self._smallest[index])
+
+    def absorb(self, other: PairMoments) -> None:
+        """Add another in place."""
+        self._pairs.absorb(other._pairs)
+        self._offset.absorb(other._offset)
+        self._masked.absorb(other._masked)
+        self._smallest = np.minimum(self._smallest, other._smallest)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything as named arrays."""
+        sums = {"pairs": self._pairs, "offset": self._offset, "masked": self._masked}
+        out: dict[str, NDArray[Any]] = {
+            name: np.stack([total.high, total.low]) for name, total in sums.items()
+        }
+        out["smallest"] = self._smallest
+        return out
+
+    @classmethod
+    def from_state(cls, state: dict[str, NDArray[Any]]) -> PairMoments:
+        """Rebuild from :meth:`state`."""
+        out = cls()
+        out._pairs = CompensatedSum(*np.array(state["pairs"], dtype=np.float64))
+        out._offset = CompensatedSum(*np.array(state["offset"], dtype=np.float64))
+        out._masked = CompensatedSum(*np.array(state["masked"], dtype=np.float64))
+        out._smallest = np.array(state["smallest"], dtype=np.float64)
+        return out
+
+    def _moments(self, lag: int) -> tuple[float, ...]:
+        at = LAGS.index(lag) * len(_SUMS)
+        return tuple(self._pairs.value[at : at + len(_SUMS)].tolist())
+
+
+def _paired(batch: TraceBatch, lag: int) -> tuple[Floats, Floats]:
+    x, y = batch.rollout_logprobs, batch.train_logprobs
+    if lag == 0:
+        return x, y
+    inside = np.ones(max(batch.n_tokens - 1, 0), dtype=bool)
+    starts = batch.offsets[1:-1]
+    inside[starts[(starts > 0) & (starts < batch.n_tokens)] - 1] = False
+    if lag > 0:
+        return x[:-1][inside], y[1:][inside]
+    return x[1:][inside], y[:-1][inside]
