@@ -8,6 +8,7 @@ from trbounds.oracle.instances import (
     missing_absolute_continuity,
     rare_context,
     rare_reward,
+    rare_switch,
     two_step_tight,
     two_valued_ratio,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "random_rational_pair",
     "rare_context",
     "rare_reward",
+    "rare_switch",
     "stopped_path_fields",
     "two_step_tight",
     "two_valued_ratio",

@@ -21,6 +21,7 @@ __all__ = [
     "missing_absolute_continuity",
     "rare_context",
     "rare_reward",
+    "rare_switch",
     "two_step_tight",
     "two_valued_ratio",
 ]
@@ -212,6 +213,55 @@ def rare_reward(probability: Scalar, gain: Scalar) -> TabularPair:
     return _pair(
         [[[one - probability, one * probability]]], [[[one - raised, raised]]], [0 * one, one]
     )
+
+
+def rare_switch(moved: Scalar, rarity: Scalar, steps: int) -> TabularPair:
+    """Return a pair whose error approaches the sequence KL, the most that it allows.
+
+    ``T = steps + 1``. At each of the first `steps` positions, until it is drawn, token 1 has
+    rollout probability `rarity` and training probability `moved`. After it, the next token is
+    almost surely 0 under the rollout and almost surely 1 under the training policy. The two agree
+    elsewhere. A response fails if its first 1 is followed by 0.
+
+    As ``rarity -> 0`` the rollout never meets what changes: ``J(mu) = J(pi) = 1`` and the reward's
+    variance is 0 in the limit, but ``L' = -steps * moved``, since the ratio of a rare failure is
+    large. The sequence KL is ``-steps * log(1 - moved)``, so that ``|Error| / kl_seq -> 1`` for
+    small `moved`, at any sequence KL with steps enough.
+
+    Parameters
+    ----------
+    moved : scalar
+        Training probability of a rare token, from 0 to below 1.
+    rarity : scalar
+        Its rollout probability, in (0, 1).
+    steps : int
+        Positions with a rare token, at least 1; there are ``2**(steps + 1)`` responses.
+
+    Returns
+    -------
+    TabularPair
+        The pair, with vocabulary 2.
+    """
+    _check_range("moved", moved, 0, 1)
+    _check_range("rarity", rarity, 0, 1)
+    _check_range("steps", steps, 1, 20)
+    zero = 0 * moved * rarity
+    one, half = zero + 1, zero + Fraction(1, 2)
+    agree = [half, half]
+    rare, kept = [one - rarity, zero + rarity], [one - moved, zero + moved]
+    rollout, train = [], []
+    for t in range(steps + 1):
+        # Context 0 has only zeros, context 1 its first 1 at the end.
+        contexts = 2**t
+        rollout.append([rare if c <= 1 else agree for c in range(contexts)])
+        train.append([(kept, rare[::-1])[c] if c <= 1 else agree for c in range(contexts)])
+    rollout[-1][0] = train[-1][0] = agree
+    reward = [one] * 2 ** (steps + 1)
+    for t in range(steps):
+        # A 1 at position t + 1, the next token 0, then anything.
+        later = 2 ** (steps - 1 - t)
+        reward[2 * later : 3 * later] = [zero] * later
+    return _pair(rollout, train, reward)
 
 
 def _pair(

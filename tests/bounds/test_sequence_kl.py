@@ -1,0 +1,163 @@
+"""The bound by the sequence KL alone: exact truth, the best constant, certification."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+
+from trbounds.bounds import get_bound
+from trbounds.errors import InputError
+from trbounds.oracle import KINDS, exact, random_pair, rare_switch, worst_reward
+from trbounds.profile import DivergenceProfile
+
+BOUND = get_bound("sequence_kl")
+PAIRS = 6600
+
+
+def value(D, T=4096, **more):
+    return BOUND.evaluate(DivergenceProfile(T=T, kl_seq=D, **more))
+
+
+def test_is_the_sequence_kl_in_reward_units():
+    for D in (0.0, 1e-300, 0.01, 1.0, 1e6):
+        assert value(D) == D
+        assert value(D, reward_var=0.1, reward_range=(-1.0, 2.0)) == 3 * D
+    grid = np.geomspace(1e-300, 1e6, 7)
+    np.testing.assert_array_equal(value(grid), grid)
+    # Positions or a token maximum give the sequence KL.
+    assert BOUND.evaluate(DivergenceProfile(T=3, kl_mean=[0.1, 0.0, 0.3])) == pytest.approx(0.4)
+    assert BOUND.evaluate(DivergenceProfile(T=4096, kl_max=1e-4)) == pytest.approx(0.4096)
+
+
+def test_always_certifies():
+    for D in np.geomspace(1e-300, 1e6, 40):
+        for v in (0.25, 0.01):
+            found = BOUND.assess(DivergenceProfile(T=4096, kl_seq=D, reward_var=v))
+            assert found.can_certify
+            assert found.informative == (D < 1)
+
+
+def test_below_the_bounds_that_never_certify():
+    """What bounds the error by G(D, .) or more is at least D."""
+    rng = np.random.default_rng(3)
+    T = 4
+    k = 10.0 ** rng.uniform(-8, 1, size=(300, T))
+    for v in (0.25, 1e-3):
+        profile = DivergenceProfile(T=T, kl_mean=k, reward_var=v)
+        ours = BOUND.evaluate(profile)
+        for key in ("entropy_dual", "entropy_dual_second_order"):
+            assert (ours <= get_bound(key).evaluate(profile)).all(), key
+
+
+def test_exact_truth_never_exceeds_the_bound():
+    rng = np.random.default_rng(68)
+    shapes = [(1, 3), (2, 3), (3, 2), (4, 2), (3, 3), (6, 2)]
+    checked, largest = 0, 0.0
+    for number in range(PAIRS):
+        T, A = shapes[number % len(shapes)]
+        pair = random_pair(
+            rng,
+            T,
+            A,
+            prompts=1 + number % 2,
+            eos=bool(number % 5 == 0),
+            kind=KINDS[(number // 6) % len(KINDS)],
+            reward=["worst", "binary", "uniform"][number % 3],
+            closeness=float(10.0 ** rng.uniform(-3, 0)),
+        )
+        truth = exact(pair)
+        if not np.isfinite(truth.kl_seq):
+            continue
+        checked += 1
+        # Rounding of J and L' is of the order of 1e-16, whatever the divergence.
+        assert abs(truth.error) <= truth.sup_error * (1 + 1e-9) + 1e-15
+        assert truth.sup_error <= truth.kl_seq * (1 + 1e-9) + 1e-15
+        if truth.kl_seq > 1e-9:
+            largest = max(largest, truth.sup_error / truth.kl_seq)
+    assert checked > 5000
+    assert 0.5 < largest < 1
+
+
+def test_rare_tokens_with_heavy_tails():
+    """Rare contexts, ratios of thousands, chains of rare switches."""
+    for rarity, moved, steps in product((1e-2, 1e-5, 1e-10), (1e-4, 0.05, 0.9), (1, 2, 5)):
+        pair = rare_switch(moved, rarity, steps)
+        truth = exact(pair)
+        assert abs(truth.error) <= truth.kl_seq
+        assert exact(pair.with_reward(worst_reward(pair))).sup_error <= truth.kl_seq
+
+
+def test_rare_switch_is_exact_in_fractions_and_checks_its_range():
+    truth = exact(rare_switch(Fraction(1, 10), Fraction(1, 10**9), 2))
+    assert isinstance(truth.error, Fraction)
+    assert truth.absolutely_continuous
+    assert truth.error == pytest.approx(0.2, abs=1e-8)
+    for bad in ((1.5, 0.1, 2), (0.1, -0.1, 2), (0.1, 0.1, 0)):
+        with pytest.raises(InputError, match="expected a value from"):
+            rare_switch(*bad)
+
+
+def by_enumeration(pair):
+    """W, sum_t (rho_t - 1) - log rho_t, probability and reward of every response."""
+    for prompt, q in enumerate(pair.prompt_probability):
+        for index, tokens in enumerate(product(range(pair.A), repeat=pair.T)):
+            chance, weight, k3, context = float(q), 1.0, 0.0, 0
+            for mu, pi, token in zip(pair.rollout, pair.train, tokens, strict=True):
+                m, p = float(mu[prompt, context, token]), float(pi[prompt, context, token])
+                chance, weight = chance * m, weight * p / m
+                k3 += p / m - 1 - math.log(p / m)
+                context = context * pair.A + token
+            yield chance, weight, k3, float(pair.reward[prompt, index])
+
+
+@pytest.mark.parametrize("kind", ["near", "far", "heavy", "two_valued"])
+def test_each_sign_of_the_error_has_its_part_of_k3(kind):
+    rng = np.random.default_rng(5)
+    for number in range(25):
+        pair = random_pair(
+            rng,
+            3,
+            2 + number % 2,
+            prompts=1 + number % 2,
+            kind=kind,
+            reward=["worst", "binary", "uniform"][number % 3],
+            closeness=0.5,
+        )
+        rows = list(by_enumeration(pair))
+        truth = exact(pair)
+        assert math.fsum(p * k3 for p, _, k3, _ in rows) == pytest.approx(truth.kl_seq, rel=1e-9)
+        lower = -math.fsum(p * r * k3 for p, _, k3, r in rows)
+        upper = math.fsum(p * (1 - r) * k3 for p, _, k3, r in rows)
+        assert lower - 1e-12 <= truth.error <= upper + 1e-12
+        gain = math.fsum(p * r * math.log(w) for p, w, _, r in rows)
+        assert lower + truth.surrogate == pytest.approx(gain, rel=1e-9, abs=1e-12)
+        assert truth.J_pi - truth.J_mu >= gain - 1e-12
+
+
+def test_no_smaller_constant_holds():
+    """At T = 2 for a small sequence KL, and with many steps for any, even at vanishing variance."""
+    for moved in (1e-2, 1e-3):
+        truth = exact(rare_switch(moved, 1e-12, 1))
+        assert abs(truth.error) / truth.kl_seq == pytest.approx(1 - moved / 2, abs=moved**2)
+        assert truth.reward_var < 1e-11
+    gaps = []
+    for steps in (3, 6, 12):
+        truth = exact(rare_switch(-math.expm1(-1 / steps), 1e-9, steps))
+        assert truth.kl_seq == pytest.approx(1, rel=1e-6)
+        gaps.append(1 - abs(truth.error))
+    # steps (1 - exp(-1/steps)) = 1 - 1/(2 steps) + ...
+    assert gaps[1] == pytest.approx(gaps[0] / 2, rel=0.1)
+    assert gaps[2] == pytest.approx(1 / 24, rel=0.05)
+
+
+def test_every_lemma_is_checked_by_machine():
+    derivation = BOUND.derive()
+    assert all(o.ok and o.by_machine for o in derivation.check())
+    for lemma in derivation.lemmas():
+        proof = lemma.certificate()
+        assert proof.ok, lemma.key
+        assert "by reference" not in proof.detail, lemma.key

@@ -1,0 +1,65 @@
+"""Sequence KL: ``|Error| <= D``, at every horizon, from the mean KL of responses alone.
+
+The residual splits along every response, ``W - 1 - M = phi(W - 1) - sum_t phi(rho_t - 1)`` with
+``phi(x) = x - log(1 + x) >= 0``, and both parts have mean D. So no token maximum, no horizon and
+no variance is needed.
+
+The constant 1 is the best possible for every D: ``trbounds.oracle.rare_switch`` comes as close to
+D as wanted, with many steps and a rare switch; its reward's variance vanishes, so that knowing
+the variance would not help. Since ``D < G(D, v)`` for every v > 0 (see ``entropy_dual``), the
+bound can certify an improvement at every D.
+
+The proof gives each sign of the error apart. With ``B = sum_t phi(rho_t - 1)``, the k3 estimator
+of the KL summed over a response, ``-E_mu[R B] <= Error <= E_mu[(1 - R) B]`` for rewards in [0, 1].
+The left one
+says ``J(pi) - J(mu) >= E_mu[R log W]``, whose right side expectation-maximisation for policy
+search ascends (Dayan and Hinton 1997; Kober and Peters 2009).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trbounds.bound import Bound, Source
+
+if TYPE_CHECKING:
+    from trbounds.derivation import Derivation
+    from trbounds.profile import DivergenceProfile
+    from trbounds.symbolic import Statement
+
+
+def formula(p: DivergenceProfile) -> Any:
+    """Value for rewards in [0, 1]."""
+    return p.kl_seq
+
+
+def statement() -> Statement:
+    """The bound in sympy."""
+    from trbounds.symbolic import SYMBOLS, Statement
+
+    return Statement(SYMBOLS["kl_seq"])
+
+
+def derive() -> Derivation:
+    """The residual split into phi(W - 1) and the sum of phi(rho_t - 1), both of mean D."""
+    from trbounds.derivation import Chain
+    from trbounds.lemmas.pathwise import ERROR_BY_TOKEN_PHI, TOKEN_PHI
+    from trbounds.lemmas.positions import TOTAL_KL
+    from trbounds.symbolic import error
+
+    chain = Chain(BOUND.title, error)
+    chain.by(ERROR_BY_TOKEN_PHI).by(TOKEN_PHI).by(TOTAL_KL)
+    return chain.end(statement().value)
+
+
+BOUND = Bound(
+    key="sequence_kl",
+    title="Sequence KL",
+    source=Source("trbounds", "the residual split along every response"),
+    requires=("kl_seq",),
+    formula=formula,
+    statement=statement,
+    derive=derive,
+    growth=0,
+    rank=68,
+)
