@@ -158,15 +158,17 @@ def test_a_flipped_sign_is_bad_input(field):
         validate(replace(batch, **{field: values}))
 
 
-def test_equal_columns_are_warned_about():
+def test_equal_columns_are_a_fault_of_the_log():
     batch = make_batch()
     report = verify(
         TraceSummary.of(
             replace(batch, train_logprobs=batch.rollout_logprobs, kl=None, tv=None, chi2=None)
         )
     )
-    assert report.holds
-    assert any("copy" in warning for warning in report.warnings)
+    assert not report.violations
+    assert not report.holds
+    assert [finding.name for finding in report.findings] == ["identical_logprobs"]
+    assert "copy" in report.to_dict()["findings"][0]["advice"]
 
 
 def test_an_error_above_a_bound_is_caught(monkeypatch):

@@ -53,6 +53,20 @@ def test_verify_example(run):
     assert out.rstrip().endswith("checks hold.")
 
 
+def test_verify_names_a_fault_of_the_log_and_fails(run, tmp_path):
+    rows = [{**row, "train_logprobs": row["rollout_logprobs"]} for row in records()]
+    for row in rows:
+        for name in ("kl", "tv", "chi2"):
+            del row[name]
+    path = write(tmp_path / "a.jsonl", rows)
+    code, out, err = run("verify", path)
+    assert (code, err) == (1, "")
+    last = " ".join(out.split())
+    assert "error: identical_logprobs: 100.0% of the tokens" in last
+    assert last.endswith("the trace was logged WRONGLY: identical_logprobs")
+    assert json.loads(run("verify", path, "--json")[1])["findings"][0]["severity"] == "error"
+
+
 def test_verify_prints_one_json_document(run):
     code, out, err = run("verify", MOE, "--json")
     document = json.loads(out)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from trbounds.profile import Conversion
 from trbounds.trace_bounds import bounds_on_trace
 from trbounds.traces.error_estimates import estimate_error
+from trbounds.traces.findings import findings
 from trbounds.traces.summary import TraceSummary
 from trbounds.verify.acceptance import acceptance_verdicts
 from trbounds.verify.orderings import ORDERINGS, Ordering
@@ -58,7 +59,8 @@ def verify(
         Verdicts on every token (k2, k3 and divergences in range, Pinsker, TV against chi2), on
         means that must agree (rho and 1, k3 and kl, -log rho and kl, |rho - 1| and 2 tv,
         (rho - 1)^2 and chi2), on the profile, on the proved order of bounds, and on the estimated
-        error below every bound. Checks whose columns are not logged decide nothing.
+        error below every bound. Checks whose columns are not logged decide nothing. Besides, what
+        was found of how the trace was logged (:func:`trbounds.traces.findings.findings`).
 
     Raises
     ------
@@ -101,6 +103,7 @@ def verify(
         T=summary.T,
         estimates=estimates,
         warnings=tuple(_warnings(summary, estimates.weights.warning)),
+        findings=tuple(findings(summary)),
     )
 
 
@@ -109,12 +112,8 @@ def _warnings(summary: TraceSummary, weights: str | None) -> list[str]:
     found = [weights] if weights else []
     if summary.partial is not None:
         found.append(f"the summary is {summary.partial}")
-    if counts["equal_logprobs"] == summary.n_tokens:
-        found.append("both log-probabilities are equal at every token: is one a copy of the other?")
     if counts["saturated_sequences"]:
         found.append(f"{counts['saturated_sequences']} sequence weights exceed e^100")
-    if counts["mixed_versions"]:
-        found.append(f"{counts['mixed_versions']} sequences were sampled by changing weights")
     if counts["skipped"]:
         found.append(f"{counts['skipped']} records or files were left out because of an error")
     return found

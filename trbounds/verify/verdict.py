@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from trbounds.traces.error_estimates import ErrorEstimates
+from trbounds.traces.findings import Finding
 
 __all__ = ["Place", "Report", "Status", "Verdict"]
 
@@ -159,6 +160,8 @@ class Report:
         Objective, surrogate and error, with diagnostics of the weights.
     warnings : tuple of str
         Reasons not to trust what is estimated.
+    findings : tuple of Finding
+        Faults in how the trace was logged, errors first.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -169,11 +172,12 @@ class Report:
     T: int
     estimates: ErrorEstimates
     warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
     @property
     def holds(self) -> bool:
-        """Whether no check is violated."""
-        return not self.violations
+        """Whether no check is violated and nothing found makes the checks meaningless."""
+        return not self.violations and all(item.severity != "error" for item in self.findings)
 
     @property
     def violations(self) -> tuple[Verdict, ...]:
@@ -197,6 +201,7 @@ class Report:
                 "T": self.T,
             },
             "warnings": list(self.warnings),
+            "findings": [item.to_dict() for item in self.findings],
             "estimates": self.estimates.to_dict(),
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
         }

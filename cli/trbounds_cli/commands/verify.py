@@ -37,8 +37,8 @@ def command(
     """Check that a logged trace obeys what theory says of it.
 
     Divergences of every token against each other, sampled ratios against exact divergences, the
-    order of the bounds, and the estimated error below every bound. Exit code 1 if a check is
-    violated.
+    order of the bounds, and the estimated error below every bound; and whether the trace was logged
+    rightly. Exit code 1 if a check is violated or the log is at fault.
 
     Example: `trbounds verify --example`
 
@@ -72,6 +72,7 @@ def _show(report: Report, *, everything: bool) -> None:
             f"effective sample {e.weights.effective_share:.1%}"
         )
     notes += [f"warning: {warning}" for warning in report.warnings]
+    notes += [f"{item.severity}: {item.name}: {item}" for item in report.findings]
     print_table(
         f"{report.n_sequences} sequences, {report.n_tokens} tokens, "
         f"{report.n_prompts} prompts, longest {report.T}",
@@ -138,5 +139,10 @@ def _conclusion(report: Report) -> str:
     decided = sum(verdict.holds is not None for verdict in report.verdicts)
     if report.holds:
         return f"All {decided} checks hold."
+    faults = ", ".join(item.name for item in report.findings if item.severity == "error")
+    logged = f"the trace was logged WRONGLY: {faults}" if faults else ""
+    if not report.violations:
+        return f"All {decided} checks hold, but {logged}"
     names = ", ".join(verdict.check for verdict in report.violations)
-    return f"{len(report.violations)} of {decided} checks VIOLATED: {names}"
+    violated = f"{len(report.violations)} of {decided} checks VIOLATED: {names}"
+    return f"{violated}; {logged}" if faults else violated
