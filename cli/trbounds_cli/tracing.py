@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from trbounds.errors import InputError
 
 if TYPE_CHECKING:
-    from trbounds.traces import TraceSummary
+    from collections.abc import Iterator
 
-__all__ = ["read_summary", "say_what_is_missing"]
+    from trbounds.traces import TraceBatch, TraceSummary
+
+__all__ = ["read_batches", "read_summary", "say_what_is_missing"]
 
 
 def read_summary(
@@ -34,6 +36,36 @@ def read_summary(
         )
     say_what_is_missing(summary)
     return summary
+
+
+def read_batches(
+    traces: list[str] | None,
+    *,
+    example: bool = False,
+    form: str | None = None,
+    reward_range: tuple[float, float] = (0.0, 1.0),
+    on_error: str = "fail",
+) -> Iterator[TraceBatch]:
+    """Read the tokens of a command line's traces; say on stderr what is left out."""
+    from trbounds.traces import example_path, expand_paths, open_trace
+
+    if example == bool(traces):
+        raise InputError("give trace files, or --example")
+    paths = [example_path()] if example else expand_paths(traces or [])
+    for path in paths:
+        if path.endswith(".tbs"):
+            raise InputError("holds a summary, expected a trace with its tokens", file=path)
+    return open_trace(
+        paths,
+        form,
+        reward_range=reward_range,
+        on_error=on_error,
+        on_skip=_say_left_out,
+    )
+
+
+def _say_left_out(error: InputError) -> None:
+    sys.stderr.write(f"left out: {error}\n")
 
 
 def say_what_is_missing(summary: TraceSummary) -> None:

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from trbounds.traces.sequence_table import NO_GROUP, SequenceTable
 
-__all__ = ["PairedDifference", "StepSeries", "dense_groups", "paired_differences", "step_series"]
+__all__ = [
+    "PairedDifference",
+    "StepSeries",
+    "dense_groups",
+    "number_groups",
+    "paired_differences",
+    "step_series",
+]
 
 Floats = NDArray[np.float64]
 
@@ -146,7 +153,11 @@ def step_series(table: SequenceTable) -> StepSeries:
 
 def dense_groups(table: SequenceTable) -> NDArray[np.int64]:
     """Number the prompts of a table 0, 1, ...; a row without one is a group of its own."""
-    groups = table["group"]
+    return number_groups(table["group"])
+
+
+def number_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number groups 0, 1, ... as :func:`dense_groups` does, from the column ``group`` itself."""
     named = groups != NO_GROUP
     out = np.empty(groups.size, dtype=np.int64)
     values, out[named] = np.unique(groups[named], return_inverse=True)

@@ -1,0 +1,293 @@
+"""Framework metrics against straightforward float32 readings of the frameworks' formulas."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trbounds.errors import InputError
+from trbounds.metrics import FRAMEWORKS, framework_metrics
+from trbounds.traces import TraceBatch, open_trace
+
+MOE = str(Path(__file__).parent / "data" / "moe.parquet")
+F = np.float32
+
+
+def make_batch(seed: int, *, spread: float = 0.05, lengths=None) -> TraceBatch:
+    """Log-probabilities that are float32 numbers, as frameworks hold them."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 60, 24) if lengths is None else np.asarray(lengths)
+    rollout = -rng.exponential(1.0, lengths.sum()).astype(F)
+    train = np.minimum(rollout + spread * rng.standard_normal(rollout.size), 0).astype(F)
+    return TraceBatch(
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        rollout_logprobs=rollout.astype(np.float64),
+        train_logprobs=train.astype(np.float64),
+        prompt_id=np.arange(lengths.size) // 4,
+        step=np.arange(lengths.size) % 3,
+    )
+
+
+def padded(batch: TraceBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right-padded float32 matrices with rubbish in the padding, and the response mask."""
+    width = int(batch.lengths.max()) + 3
+    mask = np.arange(width) < batch.lengths[:, None]
+    pi, mu = np.full(mask.shape, -7, F), np.full(mask.shape, -1, F)
+    pi[mask], mu[mask] = batch.train_logprobs, batch.rollout_logprobs
+    return pi, mu, mask.astype(F)
+
+
+def masked_mean(values, mask, axis=None):
+    return (values * mask).sum(axis=axis) / (mask.sum(axis=axis) + F(1e-8))
+
+
+def verl_offpolicy(pi, mu, mask):
+    found = {}
+    mean_pi, mean_mu = masked_mean(pi, mask, -1), masked_mean(mu, mask, -1)
+    found["training_ppl"] = np.exp(-mean_pi).mean()
+    found["training_log_ppl"] = (-mean_pi).mean()
+    found["kl"] = masked_mean(mu - pi, mask)
+    log_ratio = pi - mu
+    found["k3_kl"] = masked_mean(np.exp(log_ratio) - log_ratio - 1, mask)
+    found["rollout_ppl"] = np.exp(-mean_mu).mean()
+    found["rollout_log_ppl"] = (-mean_mu).mean()
+    difference = mean_mu - mean_pi
+    found["log_ppl_diff"] = difference.mean()
+    found["log_ppl_abs_diff"] = np.abs(difference).mean()
+    found["log_ppl_diff_max"] = difference.max()
+    found["log_ppl_diff_min"] = difference.min()
+    found["ppl_ratio"] = np.exp(difference).mean()
+    rho = np.exp(np.clip(log_ratio, -20, 20))
+    found["chi2_token"] = masked_mean(rho * rho, mask) - 1
+    total = (log_ratio * mask).sum(-1)
+    found["chi2_seq"] = np.exp(2 * np.clip(total, -20, 20)).mean() - 1
+    return found
+
+
+def verl_weights(pi, mu, mask, level, cap):
+    log_ratio, low = pi - mu, F(1 / cap)
+    total = (log_ratio * mask).sum(-1, keepdims=True)
+    log_weight = log_ratio if level == "token" else total
+    weight = np.exp(np.clip(log_weight, -20, 20)) * np.ones_like(mask) * mask
+    found = {"mean": masked_mean(weight, mask)}
+    if level == "token":
+        found["max"], found["min"] = weight[mask > 0].max(), weight[mask > 0].min()
+        found["ratio_fraction_high"] = masked_mean((weight > cap).astype(F), mask)
+        found["ratio_fraction_low"] = masked_mean((weight < low).astype(F), mask)
+    else:
+        found["max"], found["min"] = np.exp(min(total.max(), 20)), np.exp(total.min())
+        found["ratio_fraction_high"] = (total > np.log(cap)).mean()
+        found["ratio_fraction_low"] = (total < np.log(low)).mean()
+    clipped = np.clip(weight, low, cap)
+    mean = masked_mean(clipped, mask)
+    found["std"] = np.sqrt(max(masked_mean(clipped**2, mask) - mean**2, 0))
+    found["eff_sample_size"] = 1 / masked_mean((clipped / (mean + F(1e-8))) ** 2, mask)
+    by_sequence = masked_mean(weight, mask, -1)
+    found["seq_mean"] = by_sequence.mean()
+    found["seq_std"] = by_sequence.std(ddof=1)
+    found["seq_max"], found["seq_min"] = by_sequence.max(), by_sequence.min()
+    found["seq_max_deviation"] = np.abs(by_sequence - 1).max()
+    found["seq_fraction_high"] = (by_sequence > cap).mean()
+    found["seq_fraction_low"] = (by_sequence < low).mean()
+    return {f"rollout_is_{name}": value for name, value in found.items()}
+
+
+def values_of(batch, framework, **settings):
+    (found,) = framework_metrics([batch], framework, **settings)
+    return found.values
+
+
+@pytest.mark.parametrize(("level", "cap"), [("token", 2.0), ("token", 1.05), ("sequence", 1.3)])
+@pytest.mark.parametrize("spread", [0.02, 0.2])
+def test_verl(level, cap, spread):
+    batch = make_batch(1, spread=spread)
+    pi, mu, mask = padded(batch)
+    expected = verl_offpolicy(pi, mu, mask) | verl_weights(pi, mu, mask, level, cap)
+    found = values_of(batch, "verl", cap=cap, level=level)
+    assert set(found) == {f"rollout_corr/{name}" for name in expected}
+    for name, value in expected.items():
+        # The standard deviation is a difference of two float32 numbers near 1, then a root.
+        slack = {"rollout_is_std": 1e-4}.get(name, 1e-6)
+        assert found[f"rollout_corr/{name}"] == pytest.approx(float(value), rel=2e-6, abs=slack), (
+            name
+        )
+
+
+def test_verl_clamps():
+    """A token, and a sequence, beyond e^20 count as e^20; log ratios themselves do not."""
+    batch = TraceBatch(
+        offsets=np.array([0, 1, 3]),
+        rollout_logprobs=np.array([-30.0, -15.0, -15.0]),
+        train_logprobs=np.array([-1.0, -1.0, -1.0]),
+    )
+    found = values_of(batch, "verl", level="sequence")
+    assert found["rollout_corr/chi2_token"] == pytest.approx(
+        (math.exp(40) + 2 * math.exp(28)) / 3 - 1
+    )
+    assert found["rollout_corr/chi2_seq"] == pytest.approx(math.exp(40) - 1)
+    assert found["rollout_corr/rollout_is_max"] == pytest.approx(math.exp(20))
+    assert found["rollout_corr/kl"] == pytest.approx(-(29 + 28) / 3)
+
+
+def test_nemo_rl():
+    batch = make_batch(2, spread=0.3)
+    kept = np.arange(batch.n_sequences) % 5 != 0
+    pi, mu, mask = padded(batch)
+    mask = mask * kept[:, None].astype(F)
+    d = pi - mu
+    mixture = np.log(F(0.5) * np.exp(pi) + F(0.5) * np.exp(mu))
+
+    def k3(x):
+        return np.exp(x) - x - 1
+
+    expected = {
+        "token_mult_prob_error": masked_mean(np.exp(np.abs(mu - pi) * mask), mask),
+        "gen_kl_error": masked_mean(k3(d), mask),
+        "policy_kl_error": masked_mean(k3(-d), mask),
+        "js_divergence_error": masked_mean(0.5 * k3(pi - mixture) + 0.5 * k3(mu - mixture), mask),
+        "sampling_importance_ratio": masked_mean(np.exp(d), mask),
+    }
+    found = values_of(replace(batch, accepted=kept), "nemo-rl")
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), abs=1e-6, rel=1e-6), name
+    with pytest.raises(InputError, match="NeMo-RL kept"):
+        values_of(replace(batch, accepted=np.zeros_like(kept)), "nemo-rl")
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-5, 0.00999, 0.01001, 0.5, 12.0])
+def test_jensen_shannon_is_accurate_at_every_size(size):
+    mpmath = pytest.importorskip("mpmath")
+    batch = TraceBatch(
+        offsets=np.array([0, 1]),
+        rollout_logprobs=np.array([-size]),
+        train_logprobs=np.array([0.0]),
+    )
+    with mpmath.workdps(60):
+        d = mpmath.mpf(size)
+        mixture = mpmath.log((1 + mpmath.exp(-d)) / 2)
+        expected = sum((mpmath.exp(x) - x - 1) / 2 for x in (-mixture, -d - mixture))
+        assert values_of(batch, "nemo-rl")["js_divergence_error"] == pytest.approx(
+            float(expected), rel=1e-9
+        )
+
+
+def test_prime_rl():
+    batch = make_batch(3)
+    pi, mu, mask = padded(batch)
+    d = pi - mu
+    token = np.exp(d) - d - 1
+    each = (token * mask).sum(-1) / np.maximum(mask.sum(-1), 1)
+    found = values_of(batch, "prime-rl")
+    assert found["mismatch_kl/mean"] == pytest.approx(float(each.mean()), abs=1e-6)
+    assert found["mismatch_kl/max"] == pytest.approx(float(each.max()), abs=1e-6)
+    assert found["mismatch_kl/all/mean"] == pytest.approx(
+        float((token * mask).sum() / mask.sum()), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("level", ["sequence_mask", "sequence_truncate"])
+def test_trl(level):
+    batch = make_batch(4, spread=0.3)
+    pi, mu, mask = padded(batch)
+    cap = F(3.0)
+    ratio = np.exp(((pi - mu) * mask).sum(-1))
+    assert (ratio > cap).any()
+    ratio = (
+        np.minimum(ratio, cap) if level == "sequence_truncate" else np.where(ratio > cap, 0, ratio)
+    )
+    delta = np.abs(pi - mu)[mask > 0]
+    found = values_of(batch, "trl", level=level)
+    for name, value in {
+        "sampling_logp_difference/mean": delta.mean(),
+        "sampling_logp_difference/max": delta.max(),
+        "importance_sampling_ratio/min": ratio.min(),
+        "importance_sampling_ratio/mean": ratio.mean(),
+        "importance_sampling_ratio/max": ratio.max(),
+    }.items():
+        assert found[f"sampling/{name}"] == pytest.approx(float(value), rel=2e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_steps_are_the_metrics_of_their_sequences(framework):
+    batch = make_batch(5)
+    by_step = framework_metrics([batch], framework, by_step=True)
+    assert [part.step for part in by_step] == [0, 1, 2]
+    for part in by_step:
+        alone = values_of(batch.select(batch.step == part.step), framework)
+        assert part.values == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_batches_and_masked_tokens_change_nothing(framework):
+    batch = make_batch(6)
+    whole = values_of(batch, framework)
+    (cut,) = framework_metrics(batch.slices(100), framework)
+    assert cut.values == pytest.approx(whole)
+    flags = np.ones(batch.n_tokens, dtype=bool)
+    flags[::3] = False
+    left = values_of(replace(batch, mask=flags), framework)
+    assert left == pytest.approx(values_of(replace(batch, mask=flags).counted(), framework))
+
+
+def test_standard_error_is_that_of_a_mean():
+    """With equal lengths the jackknife of a mean over tokens is that of the prompts' means."""
+    batch = make_batch(7, lengths=[11] * 24)
+    (found,) = framework_metrics([batch], "verl")
+    prompts = (batch.rollout_logprobs - batch.train_logprobs).reshape(6, -1).mean(axis=1)
+    assert found.standard_errors["rollout_corr/kl"] == pytest.approx(
+        prompts.std(ddof=1) / math.sqrt(6)
+    )
+    assert math.isnan(found.standard_errors["rollout_corr/log_ppl_diff_max"])
+    (single,) = framework_metrics([batch.select(np.arange(24) < 4)], "verl")
+    assert math.isnan(single.standard_errors["rollout_corr/kl"])
+
+
+def test_bad_settings_are_refused():
+    batch = make_batch(8)
+    with pytest.raises(InputError, match="expected one of verl, nemo-rl"):
+        values_of(batch, "vrl")
+    with pytest.raises(InputError, match="no such setting"):
+        values_of(batch, "prime-rl", cap=2.0)
+    with pytest.raises(InputError, match="above 1"):
+        values_of(batch, "verl", cap=0.5)
+    for framework in ("verl", "trl"):
+        with pytest.raises(InputError, match=r"expected .(token|sequence_mask)"):
+            values_of(batch, framework, level="geometric")
+    with pytest.raises(InputError, match="no token"):
+        framework_metrics([make_batch(9, lengths=[0, 0])], "verl")
+
+
+def test_command(capsys):
+    from trbounds_cli import main
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        return stop.value.code or 0, *capsys.readouterr()
+
+    code, out, _ = run("metrics", MOE, "--as", "verl", "--json")
+    document = json.loads(out)
+    assert code == 0
+    (direct,) = framework_metrics(open_trace(MOE), "verl")
+    found = document["results"][0]["metrics"]
+    assert {name: part["value"] for name, part in found.items()} == pytest.approx(direct.values)
+    code, out, _ = run("metrics", MOE, "--as", "trl", "--by-step")
+    assert code == 0
+    assert "sampling/sampling_logp_difference/mean" in out
+    for words, message in (
+        (("--as", "vrl"), "--as"),
+        (("--as", "nemo-rl", "--cap", "2"), "--cap"),
+        (("--level", "geometric"), "--level"),
+    ):
+        code, out, err = run("metrics", MOE, *words)
+        assert (code, out) == (2, "")
+        assert message in err
+    code, _, err = run("metrics", "nothing.tbs")
+    assert code == 2
+    assert err.count("\n") == 1

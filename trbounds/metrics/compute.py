@@ -1,0 +1,164 @@
+"""Metrics of a trace by the name of a framework, whole or by training step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.errors import InputError
+from trbounds.metrics import nemo_rl, prime_rl, trl, verl
+from trbounds.metrics.sums import SequenceSums, sum_sequences
+from trbounds.traces.batch import TraceBatch
+from trbounds.traces.estimates import number_groups
+from trbounds.traces.jackknife import jackknife_error
+
+__all__ = ["FRAMEWORKS", "FrameworkMetrics", "framework_metrics"]
+
+_MAX_BLOCKS = 100
+"""Most groups of prompts that the jackknife deletes: each costs one more evaluation."""
+
+
+class _Framework(NamedTuple):
+    metrics: Callable[..., dict[str, float]]
+    cap: float | None
+    level: str | None
+
+
+FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
+    {
+        "verl": _Framework(verl.metrics, 2.0, "token"),
+        "nemo-rl": _Framework(nemo_rl.metrics, None, None),
+        "prime-rl": _Framework(prime_rl.metrics, None, None),
+        "trl": _Framework(trl.metrics, 3.0, "sequence_mask"),
+    }
+)
+"""By name: the formulas, and the default cap and level of the importance weights, if any."""
+
+
+@dataclass(frozen=True)
+class FrameworkMetrics:
+    """The metrics of one training step, or of a whole trace.
+
+    Parameters
+    ----------
+    step : int or None
+        Training step; None for a whole trace.
+    n_sequences : int
+        Sequences it is made of.
+    values : mapping of str to float
+        By the name on the dashboard.
+    standard_errors : mapping of str to float
+        Delete-a-group jackknife over prompts (over sequences where no prompt is logged); NaN with
+        fewer than two, and for a largest or smallest value, where it is not right.
+    """
+
+    step: int | None
+    n_sequences: int
+    values: Mapping[str, float]
+    standard_errors: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "step": self.step,
+            "sequences": self.n_sequences,
+            "metrics": {
+                name: {"value": value, "standard_error": self.standard_errors[name]}
+                for name, value in self.values.items()
+            },
+        }
+
+
+def framework_metrics(
+    batches: Iterable[TraceBatch],
+    framework: str,
+    *,
+    by_step: bool = False,
+    cap: float | None = None,
+    level: str | None = None,
+) -> list[FrameworkMetrics]:
+    """Compute the metrics that a framework logs, from its log-probabilities.
+
+    Parameters
+    ----------
+    batches : iterable of TraceBatch
+        The trace, read once.
+    framework : str
+        A key of :data:`FRAMEWORKS`.
+    by_step : bool
+        One result per training step (-1: sequences without one), as dashboards show them, instead
+        of one of the whole trace.
+    cap, level : float and str, optional
+        The framework's setting of importance weights: verl's ``rollout_is_threshold`` and
+        ``rollout_is``, TRL's ``vllm_importance_sampling_cap`` and ``_mode``.
+
+    Returns
+    -------
+    list of FrameworkMetrics
+
+    Raises
+    ------
+    InputError
+        For an unknown framework, a setting it does not have, or a trace without tokens.
+
+    Examples
+    --------
+    >>> from trbounds.metrics import framework_metrics
+    >>> from trbounds.traces import example_path, open_trace
+    >>> (found,) = framework_metrics(open_trace(example_path()), "verl")
+    >>> round(found.values["rollout_corr/kl"], 6)
+    -0.00012
+    """
+    if framework not in FRAMEWORKS:
+        raise InputError(
+            f"found {framework!r}, expected one of {', '.join(FRAMEWORKS)}", field="framework"
+        )
+    chosen = FRAMEWORKS[framework]
+    settings: dict[str, Any] = {}
+    for name, given, default in (("cap", cap, chosen.cap), ("level", level, chosen.level)):
+        if default is not None:
+            settings[name] = default if given is None else given
+        elif given is not None:
+            raise InputError(f"{framework} has no such setting", field=name)
+    sums = sum_sequences(batches, cap=settings.get("cap", 2.0))
+
+    def evaluate(part: SequenceSums) -> dict[str, float]:
+        return chosen.metrics(part, **settings)
+
+    if not by_step:
+        return [_with_errors(sums, evaluate, None)]
+    return [
+        _with_errors(sums.select(sums.step == step), evaluate, int(step))
+        for step in np.unique(sums.step)
+        if sums.length[sums.step == step].any()
+    ]
+
+
+def _with_errors(
+    sums: SequenceSums, evaluate: Callable[[SequenceSums], dict[str, float]], step: int | None
+) -> FrameworkMetrics:
+    values = evaluate(sums)
+    blocks = number_groups(sums.group) % _MAX_BLOCKS
+    without = [
+        evaluate(left) if left.length.any() else dict.fromkeys(values, math.nan)
+        for left in (sums.select(blocks != block) for block in range(_n_blocks(blocks)))
+    ]
+    errors = {
+        name: math.nan
+        if name.endswith(("max", "min", "max_deviation"))
+        else jackknife_error(np.array([other[name] for other in without]))
+        for name in values
+    }
+    return FrameworkMetrics(step, sums.n_sequences, values, errors)
+
+
+def _n_blocks(blocks: NDArray[np.int64]) -> int:
+    # With one block there is nothing left to compare it with.
+    count = int(blocks.max()) + 1
+    return count if count > 1 else 0
