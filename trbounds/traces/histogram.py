@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["Histogram", "token_histograms"]
+__all__ = ["BIN_OFFSET", "BIN_SHIFT", "Histogram", "token_histograms"]
 
 _LOWEST = -60
 _HIGHEST = 16
 _BITS = 4
 _PER_OCTAVE = 1 << _BITS
 _SIZE = (_HIGHEST - _LOWEST) * _PER_OCTAVE
-_OFFSET = (1023 + _LOWEST) << _BITS
+BIN_OFFSET = (1023 + _LOWEST) << _BITS
+BIN_SHIFT = 52 - _BITS
+"""The bin of a float64 is its bits shifted by ``BIN_SHIFT``, less ``BIN_OFFSET``."""
 
 
 class Histogram:
@@ -37,8 +39,8 @@ class Histogram:
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> Histogram:
         """Count the values of an array."""
-        bins = values.view(np.int64) >> (52 - _BITS)
-        bins -= _OFFSET
+        bins = values.view(np.int64) >> BIN_SHIFT
+        bins -= BIN_OFFSET
         np.clip(bins, 0, _SIZE - 1, out=bins)
         return cls(np.bincount(bins, minlength=_SIZE))
 

@@ -87,6 +87,38 @@ class SequenceTable:
     def of(cls, terms: TokenTerms) -> SequenceTable:
         """Make the rows of a block; ``file`` is 0."""
         batch = terms.batch
+        columns = {
+            "log_weight": terms.sum_by_sequence(terms.log_ratio),
+            "ratio_sum": terms.sum_by_sequence(terms.ratio),
+            "abs_ratio_sum": terms.sum_by_sequence(terms.abs_ratio),
+            "square_sum": terms.sum_by_sequence(terms.square),
+            "k3_sum": terms.sum_by_sequence(terms.k3),
+            "rollout_logprob_sum": terms.sum_by_sequence(batch.rollout_logprobs),
+            "k2_max": 0.5 * terms.max_by_sequence(terms.abs_log_ratio) ** 2,
+        }
+        for name in ("kl", "tv", "chi2", "entropy"):
+            values = getattr(batch, name)
+            if values is not None:
+                columns[f"{name}_sum"] = terms.sum_by_sequence(values)
+        if batch.kl is not None:
+            columns["kl_max"] = terms.max_by_sequence(batch.kl)
+        if batch.chi2 is not None:
+            columns["residual_path"] = _residual_path(terms, batch.chi2)
+        return cls.from_statistics(batch, columns)
+
+    @classmethod
+    def from_statistics(
+        cls, batch: TraceBatch, statistics: dict[str, NDArray[Any]]
+    ) -> SequenceTable:
+        """Make rows of what was computed from the tokens, and what the batch says besides.
+
+        Parameters
+        ----------
+        batch : TraceBatch
+            Without a mask.
+        statistics : dict of str to ndarray
+            Columns from ``log_weight`` to ``k2_max``; those that are absent become NaN.
+        """
         n = batch.n_sequences
         columns: dict[str, Any] = {
             "file": np.zeros(n),
@@ -95,27 +127,13 @@ class SequenceTable:
             "step": np.full(n, -1) if batch.step is None else batch.step,
             "group": _groups(batch),
             "reward": np.full(n, np.nan) if batch.reward is None else batch.reward,
-            "log_weight": terms.sum_by_sequence(terms.log_ratio),
-            "ratio_sum": terms.sum_by_sequence(terms.ratio),
-            "abs_ratio_sum": terms.sum_by_sequence(terms.abs_ratio),
-            "square_sum": terms.sum_by_sequence(terms.square),
-            "k3_sum": terms.sum_by_sequence(terms.k3),
-            "rollout_logprob_sum": terms.sum_by_sequence(batch.rollout_logprobs),
-            "k2_max": 0.5 * terms.max_by_sequence(terms.abs_log_ratio) ** 2,
             "finished": np.full(n, -1) if batch.finished is None else batch.finished,
+            **statistics,
         }
-        for name in ("kl", "tv", "chi2", "entropy"):
-            values = getattr(batch, name)
-            columns[f"{name}_sum"] = (
-                np.full(n, np.nan) if values is None else terms.sum_by_sequence(values)
-            )
-        columns["kl_max"] = (
-            np.full(n, np.nan) if batch.kl is None else terms.max_by_sequence(batch.kl)
-        )
-        columns["residual_path"] = _residual_path(terms)
         _check_range(batch, "record", columns["record"])
         _check_range(batch, "step", columns["step"])
-        return cls([{name: columns[name].astype(kind) for name, kind in COLUMNS.items()}])
+        nothing = np.full(n, np.nan)
+        return cls([{name: columns.get(name, nothing).astype(COLUMNS[name]) for name in COLUMNS}])
 
     def absorb(self, other: SequenceTable, file_index: NDArray[np.int32]) -> None:
         """Append the rows of another, its file ``i`` becoming ``file_index[i]``."""
@@ -161,10 +179,7 @@ def _concatenate(chunks: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any
     }
 
 
-def _residual_path(terms: TokenTerms) -> NDArray[np.float64]:
-    chi2 = terms.batch.chi2
-    if chi2 is None:
-        return np.full(terms.batch.n_sequences, np.nan)
+def _residual_path(terms: TokenTerms, chi2: NDArray[np.float64]) -> NDArray[np.float64]:
     values = np.expm1(terms.log_weight_before)
     values *= values
     values *= chi2

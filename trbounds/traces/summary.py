@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,11 +194,10 @@ class TraceSummary:
         size = max(-(-batch.n_tokens // cores), _THREAD_TOKENS) if compiled else _BLOCK_TOKENS
         work = partial(cls._of_block, reward_range=reward_range, compiled=compiled)
         blocks = batch.slices(size)
+        parts: Iterable[TraceSummary] = map(work, blocks)
         if compiled and batch.n_tokens > size:
             with ThreadPoolExecutor(cores) as pool:
                 parts = list(pool.map(work, blocks))
-        else:
-            parts = map(work, blocks)
         out = None
         for part in parts:
             if out is None:
@@ -392,12 +392,12 @@ def _numpy_parts(batch: TraceBatch, block: TraceBatch) -> BlockParts:
 
 
 def _count(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Counter[str]:
-    counts: dict[str, int] = {
+    counts: dict[str, Any] = {
         **tokens._asdict(),
         "tokens": batch.n_tokens,
         "masked_tokens": block.n_tokens - batch.n_tokens,
-        "finished": 0 if batch.finished is None else int(np.count_nonzero(batch.finished)),
-        "empty_sequences": int(np.count_nonzero(batch.lengths == 0)),
+        "finished": 0 if batch.finished is None else np.count_nonzero(batch.finished),
+        "empty_sequences": np.count_nonzero(batch.lengths == 0),
     }
     for side, other in (("rollout", "train"), ("train", "rollout")):
         if counts[f"zero_{side}_logprobs"]:
