@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types bench bench-gpu lock clean
+.PHONY: demo test lint types bench bench-gpu docs lock clean
 
 demo: $(INSTALLED) ## Draw the bounds up to T = 8192 and verify the shipped trace
 	$(BIN)/trbounds plot --T 8192
@@ -26,6 +26,9 @@ bench: $(INSTALLED) ## Speed, as ratios against named peers and floors in the sa
 
 bench-gpu: $(INSTALLED) ## As bench, on a CUDA device; needs the extra 'cuda'
 	$(BIN)/python benchmarks/bench_gpu.py
+
+docs: $(INSTALLED) ## Write the tables of docs/theory.md, and docs/derivations.md
+	$(BIN)/python docs/generate.py
 
 lock: ## Renew requirements.lock (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \

@@ -1,0 +1,65 @@
+"""The documentation says what the library does: generated parts are fresh, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from trbounds.bounds import all_bounds
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+THEORY = ROOT / "docs" / "theory.md"
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_up_to_date(generator: ModuleType) -> None:
+    text = THEORY.read_text(encoding="utf-8")
+    assert generator.fill(text) == text, "run: make docs"
+
+
+def test_derivations_are_up_to_date(generator: ModuleType) -> None:
+    written = (ROOT / "docs" / "derivations.md").read_text(encoding="utf-8")
+    assert generator.derivations() == written, "run: make docs"
+    assert "FAILS" not in written
+
+
+def test_every_table_has_its_place(generator: ModuleType) -> None:
+    markers = re.findall(r"<!-- generated: ([\w-]+) -->", THEORY.read_text(encoding="utf-8"))
+    assert sorted(markers) == sorted(generator.TABLES)
+
+
+def test_a_stale_table_is_replaced_and_the_rest_kept(generator: ModuleType) -> None:
+    stale = "a\n<!-- generated: paper-bounds -->\n| old |\n<!-- end -->\nb\n"
+    fresh = generator.fill(stale)
+    assert "old" not in fresh
+    assert fresh.startswith("a\n<!-- generated: paper-bounds -->\n| bound |")
+    assert fresh.endswith("<!-- end -->\nb\n")
+    assert generator.fill(fresh) == fresh
+
+
+def test_every_bound_of_ours_is_explained() -> None:
+    prose = re.sub(r"<!-- generated.*?<!-- end -->", "", THEORY.read_text("utf-8"), flags=re.DOTALL)
+    ours = [key for key, bound in all_bounds().items() if not bound.source.is_paper]
+    assert [key for key in ours if f"**`{key}`**" not in prose] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`|\$[^$\n]*\$", "", page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    local = [link for link in links if not re.match(r"\w+:", link)]
+    assert [link for link in local if not (page.parent / link).exists()] == []
