@@ -43,6 +43,7 @@ _USUAL = (
     "cauchy_schwarz",
     "entropy_dual_second_order",
     "entropy_dual",
+    "sequence_kl",
 )
 # These would follow from the token maxima too, but only say something with a value of their own.
 _BY_FIELD = {

@@ -90,6 +90,12 @@ class ErrorEstimates:
         ``J(pi) - J(mu) = E_mu[R (W - 1)]``.
     error : Estimate or None
         ``Error = E_mu[R (W - 1 - M)]``.
+    error_low, error_high : Estimate or None
+        ``-E_mu[(R - r_lo) B]`` and ``E_mu[(r_hi - R) B]`` with B the sum of k3 along a response:
+        the error lies between them, whatever the horizon (see the bound ``sequence_kl``). Free of
+        W, so that heavy weights do not spoil them.
+    gain_low : Estimate or None
+        ``L' - E_mu[(R - r_lo) B]``, a lower bound on ``J(pi) - J(mu)``, free of W too.
     sup_error : Estimate
         Largest ``|Error|`` over all rewards in the range: half the width times ``E|W - 1 - M|``.
     tv_seq : Estimate
@@ -111,6 +117,9 @@ class ErrorEstimates:
     surrogate: Estimate | None
     gain: Estimate | None
     error: Estimate | None
+    error_low: Estimate | None
+    error_high: Estimate | None
+    gain_low: Estimate | None
     sup_error: Estimate
     tv_seq: Estimate
     residual_square: Estimate
@@ -123,6 +132,20 @@ class ErrorEstimates:
         """Return every estimate as plain numbers; None where it could not be made."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: None if v is None else v.to_dict() for name, v in values.items()}
+
+
+_OPTIONAL = (
+    "J_mu",
+    "surrogate",
+    "gain",
+    "error",
+    "error_low",
+    "error_high",
+    "gain_low",
+    "residual_square_path",
+    "reward_var",
+    "l2",
+)
 
 
 def centred_reward(table: SequenceTable, groups: NDArray[np.int64]) -> Floats:
@@ -171,7 +194,8 @@ def estimate_error(summary: TraceSummary) -> ErrorEstimates:
     table = summary.sequences
     groups = summary.groups()
     blocks = Blocks(groups)
-    width = summary.reward_range[1] - summary.reward_range[0]
+    low, high = summary.reward_range
+    width = high - low
     excess, residual = weight_minus_one(table), residual_of(table)
     columns = {
         "sup_error": width / 2 * np.abs(residual),
@@ -183,7 +207,11 @@ def estimate_error(summary: TraceSummary) -> ErrorEstimates:
     with_reward = summary.has("reward")
     if with_reward:
         centred = centred_reward(table, groups)
+        below = (table["reward"] - low) * table["k3_sum"]
         columns |= {
+            "error_low": -below,
+            "error_high": (high - table["reward"]) * table["k3_sum"],
+            "gain_low": centred * table["ratio_sum"] - below,
             "J_mu": table["reward"],
             "surrogate": centred * table["ratio_sum"],
             "gain": centred * excess,
@@ -195,8 +223,7 @@ def estimate_error(summary: TraceSummary) -> ErrorEstimates:
         found["reward_var"] = Estimate(variance.value, math.nan, variance.jackknife_error)
         square = columns.get("residual_square_path", columns["residual_square"])
         found["l2"] = _l2(variance, blocks, square)
-    optional = ("J_mu", "surrogate", "gain", "error", "residual_square_path", "reward_var", "l2")
-    fields: dict[str, Any] = {**dict.fromkeys(optional), **found}
+    fields: dict[str, Any] = {**dict.fromkeys(_OPTIONAL), **found}
     return ErrorEstimates(**fields, weights=diagnose_weights(table))
 
 
