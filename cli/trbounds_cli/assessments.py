@@ -105,7 +105,8 @@ def print_assessments(
 ) -> None:
     """Write bounds as a table, smallest first."""
     best = smallest(found)
-    derived = "; ".join(m.by for m in completed.provenance.values() if m.kind == "derived")
+    marks = completed.provenance.values()
+    derived = "; ".join(dict.fromkeys(m.by for m in marks if m.kind == "derived"))
     notes = [f"best: {best.bound.key} = {number(best.value)}", f"derived: {derived}"]
     if enclosures is not None:
         notes.append(CERTIFIED_NOTE)

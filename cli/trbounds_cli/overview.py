@@ -10,6 +10,7 @@ __all__ = ["GROUPS", "command_names", "overview", "summary"]
 GROUPS: dict[str, tuple[str, ...]] = {
     "Bounds": ("bounds", "bound", "solve", "plot", "derive"),
     "Traces": ("summarize", "convert", "verify", "mask"),
+    "Logits": ("mismatch", "prune", "divergences"),
     "Papers": ("table", "check", "figures"),
 }
 

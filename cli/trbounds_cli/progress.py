@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from trbounds.traces import Progress
 
-__all__ = ["reading_progress", "track"]
+__all__ = ["counting_progress", "reading_progress", "track"]
 
 Item = TypeVar("Item")
 
@@ -25,6 +25,27 @@ def track(items: Sequence[Item], what: str) -> Iterator[Item]:
     from rich.progress import track as rich_track
 
     yield from rich_track(items, what, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def counting_progress(what: str, total: int) -> Iterator[Callable[..., None] | None]:
+    """Give a callback ``show(done, what)`` for a known number of steps; the bar is on stderr.
+
+    The second argument changes the description. Gives None where stderr is not a terminal.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+    with RichProgress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+
+        def show(done: int, description: str = what) -> None:
+            bar.update(task, completed=done, description=description)
+
+        yield show
 
 
 @contextmanager

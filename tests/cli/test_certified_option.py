@@ -27,8 +27,8 @@ def test_every_value_lies_between_two_close_ends(trbounds: Run) -> None:
     found = {row["key"]: row["enclosure"] for row in rows}
     # 2 T (T - 1) eps^2 with eps^2 = delta / 2, of the float nearest to 1e-4.
     exact = 4096 * 4095 * Fraction(1e-4)
-    lower, upper = map(Fraction, found["classical"])
-    assert lower <= exact <= upper
+    low, high = map(Fraction, found["classical"])
+    assert low <= exact <= high
 
 
 def test_without_the_flag_there_is_no_enclosure(trbounds: Run) -> None:

@@ -10,7 +10,7 @@ from trbounds.logits.files import (
 )
 from trbounds.logits.kernels import RowDivergences, row_divergences
 from trbounds.logits.top_k import DivergenceIntervals, top_k_divergences
-from trbounds.logits.trace import divergences_to_trace
+from trbounds.logits.trace import divergences_to_trace, file_divergences
 
 __all__ = [
     "DivergenceIntervals",
@@ -21,6 +21,7 @@ __all__ = [
     "TopKBatch",
     "divergences_to_trace",
     "example_logits_path",
+    "file_divergences",
     "read_logits",
     "row_divergences",
     "top_k_divergences",

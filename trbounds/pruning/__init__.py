@@ -11,9 +11,10 @@ from trbounds.pruning.laws import all_laws, get_law
 from trbounds.pruning.pair import PrunedPair, SafeSets, prune_pair
 from trbounds.pruning.sequences import SequenceBias, sequence_bias
 from trbounds.pruning.sets import Pruned, prune, restrict, safe_set
-from trbounds.pruning.trade import PruningTrade, SweepRow, sweep
+from trbounds.pruning.trade import SWEEP_THRESHOLDS, PruningTrade, SweepRow, sweep, sweep_file
 
 __all__ = [
+    "SWEEP_THRESHOLDS",
     "Pruned",
     "PrunedPair",
     "PruningCase",
@@ -30,4 +31,5 @@ __all__ = [
     "safe_set",
     "sequence_bias",
     "sweep",
+    "sweep_file",
 ]

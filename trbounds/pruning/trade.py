@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,23 @@ from trbounds.pruning.laws import get_law
 from trbounds.pruning.pair import SafeSets, keeps_support, prune_both
 from trbounds.pruning.sets import Pruned, checked_min_p
 
-__all__ = ["PruningTrade", "SweepRow", "sweep"]
+if TYPE_CHECKING:
+    from trbounds.logits import LogitsFile
+
+__all__ = ["SWEEP_THRESHOLDS", "PruningTrade", "SweepRow", "sweep", "sweep_file"]
+
+#: Values of min-p to try where none is given: three a decade.
+SWEEP_THRESHOLDS = (
+    *(float(f"{m}e-{k}") for k in range(6, 1, -1) for m in (1, 2, 5)),
+    0.1,
+    0.2,
+    0.3,
+)
 
 Floats = NDArray[np.float64]
+
+# First row, logits of both policies, sampled tokens.
+_Block = tuple[int, Any, Any, Any]
 
 # Logits per block of rows: some twenty float64 temporaries of this size are alive at once.
 _BLOCK = 1 << 18
@@ -150,9 +164,7 @@ def sweep(
         As :func:`~trbounds.pruning.prune_pair` and
         :func:`~trbounds.mismatch.token_mismatch`; also without thresholds or rows.
     """
-    levels = [checked_min_p(value) for value in thresholds]
-    if not levels:
-        raise InputError("expected at least one threshold", field="thresholds")
+    levels = _checked_levels(thresholds)
     if len(rollout_logits.shape) != 2 or rollout_logits.shape[0] == 0:
         raise InputError(
             f"found shape {tuple(rollout_logits.shape)}, expected (n, vocabulary), n at least 1",
@@ -169,18 +181,102 @@ def sweep(
             f"found shape {tuple(token_ids.shape)}, expected ({rollout_logits.shape[0]},)",
             field="token_ids",
         )
-    blocks: list[list[dict[str, Floats]]] = [[] for _ in levels]
-    for part in _parts(*rollout_logits.shape):
-        ids = None if token_ids is None else token_ids[part]
-        x, y = rollout_logits[part], train_logits[part]
-        before = _before(x, y, ids)
-        for found, level in zip(blocks, levels, strict=True):
-            found.append(before | _after(*prune_both(x, y, level, sets), before, ids))
-    vocabulary = int(rollout_logits.shape[1])
+    blocks = (
+        (
+            part.start,
+            rollout_logits[part],
+            train_logits[part],
+            None if token_ids is None else token_ids[part],
+        )
+        for part in _parts(*rollout_logits.shape)
+    )
+    return _sweep(blocks, levels, int(rollout_logits.shape[1]), T, sets)
+
+
+def sweep_file(
+    file: LogitsFile,
+    thresholds: Iterable[float],
+    *,
+    T: int | None = None,
+    sets: SafeSets = "rollout",
+    on_progress: Callable[[int], None] | None = None,
+) -> list[SweepRow]:
+    """Sweep over a logits file, block by block: memory does not grow with the vocabulary.
+
+    Parameters
+    ----------
+    file : LogitsFile
+        Full logits; its ``token_ids``, where present, are the sampled tokens.
+    thresholds, T, sets
+        As for :func:`sweep`.
+    on_progress : callable, optional
+        Receives the number of rows done, after every block.
+
+    Returns
+    -------
+    list of SweepRow
+        In the order of the thresholds.
+
+    Raises
+    ------
+    InputError
+        As :func:`sweep`, with the file and the row; also if the file holds top-k logs.
+    """
+    levels = _checked_levels(thresholds)
+    if file.vocabulary is None:
+        raise InputError("holds top-k log-probabilities, expected full logits", file=file.path)
+    if not file.n:
+        raise InputError("holds no rows, expected at least one", file=file.path)
+
+    def blocks() -> Iterator[_Block]:
+        for batch in file.batches(rows=max(1, _BLOCK // (file.vocabulary or 1))):
+            first, x, y = batch.first_row, batch.rollout_logits, batch.train_logits
+            rows = slice(first, first + x.shape[0])
+            yield (
+                first,
+                x.astype(np.float64),
+                y.astype(np.float64),
+                None if file.token_ids is None else file.token_ids[rows],
+            )
+            if on_progress is not None:
+                on_progress(rows.stop)
+
+    try:
+        return _sweep(blocks(), levels, file.vocabulary, T, sets)
+    except InputError as error:
+        raise InputError(
+            error.problem, file=file.path, record=error.record, field=error.field
+        ) from None
+
+
+def _checked_levels(thresholds: Iterable[float]) -> list[float]:
+    levels = [checked_min_p(value) for value in thresholds]
+    if not levels:
+        raise InputError("expected at least one threshold", field="thresholds")
+    return levels
+
+
+def _sweep(
+    blocks: Iterable[_Block], levels: list[float], vocabulary: int, T: int | None, sets: SafeSets
+) -> list[SweepRow]:
+    found: list[list[dict[str, Floats]]] = [[] for _ in levels]
+    for first, x, y, ids in blocks:
+        try:
+            before = _before(x, y, ids)
+            for columns, level in zip(found, levels, strict=True):
+                columns.append(before | _after(*prune_both(x, y, level, sets), before, ids))
+        except InputError as error:
+            raise _in_row(error, first) from None
     return [
-        _row(level, sets, vocabulary, T, _joined(found))
-        for level, found in zip(levels, blocks, strict=True)
+        _row(level, sets, vocabulary, T, _joined(columns))
+        for level, columns in zip(levels, found, strict=True)
     ]
+
+
+def _in_row(error: InputError, first: int) -> InputError:
+    names = {"logits_mu": "rollout_logits", "logits_pi": "train_logits"}
+    record = None if error.record is None else first + error.record
+    return InputError(error.problem, record=record, field=names.get(error.field or "", error.field))
 
 
 def _parts(n: int, vocabulary: int) -> Iterator[slice]:
