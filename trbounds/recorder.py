@@ -7,6 +7,7 @@ framework is imported; tensors of any array library on any device are accepted.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import secrets
 import threading
@@ -24,6 +25,8 @@ from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
 
 __all__ = ["Recorder"]
+
+_LONGEST_IDENTIFIER = 128
 
 
 class Recorder:
@@ -112,8 +115,8 @@ class Recorder:
         **fields
             Other canonical fields (see :class:`trbounds.traces.TraceBatch`): token fields of the
             same shape, or with one value per sequence; sequence fields (``reward``,
-            ``prompt_id``, ``step``, ...) with one value per sequence or one for all. A field of
-            value None is left out.
+            ``prompt_id``, ``step``, ...) with one value per sequence or one for all. Strings of
+            more than 128 characters are replaced by a digest. A field of value None is left out.
 
         Raises
         ------
@@ -284,8 +287,15 @@ class _Rows:
         if values.shape != (n,):
             raise InputError(f"found shape {values.shape}, expected ({n},)", field=name)
         if values.dtype.kind in "OUS":
-            return np.array([str(value) for value in values.tolist()], dtype=object)
+            return np.array([_short(str(value)) for value in values.tolist()], dtype=object)
         return values
+
+
+def _short(text: str) -> str:
+    """Replace a long identifier, such as a whole prompt, by its digest."""
+    if len(text) <= _LONGEST_IDENTIFIER:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _is_array(value: Any) -> bool:

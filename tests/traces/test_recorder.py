@@ -90,6 +90,18 @@ def test_half_precision_is_widened(tmp_path):
     assert only(tmp_path).rollout_logprobs.tolist() == [-0.5, -0.25]
 
 
+def test_long_identifiers_are_shortened(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        recorder.record(
+            rollout_logprobs=[[-1.0]] * 3,
+            train_logprobs=[[-1.0]] * 3,
+            prompt_id=["x" * 200_000, "x" * 200_000, "y" * 200_000],
+        )
+    first, second, third = only(tmp_path).prompt_id
+    assert first == second != third
+    assert len(first) == 32
+
+
 def test_shards_by_tokens_age_and_fields(tmp_path, monkeypatch):
     rollout, train, mask = padded([6, 6])
     call = {"rollout_logprobs": rollout, "train_logprobs": train, "mask": mask}

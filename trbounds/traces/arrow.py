@@ -16,6 +16,9 @@ __all__ = ["ALIASES", "ArrowColumns", "columns_from_arrow", "import_pyarrow"]
 ALIASES = {"loss_mask": "mask"}
 """Other names of canonical columns."""
 
+MAX_STRING_BYTES = 1 << 16
+"""Longest identifier, in bytes: a compressed file may repeat one for every row."""
+
 _NUMBERS = ("reward", "temperature", "top_p")
 _INTEGERS = ("step", "top_k")
 _BOOLEANS = ("finished", "accepted")
@@ -109,6 +112,7 @@ def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
         return np.asarray(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
     if name in _IDENTIFIERS:
         if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            _check_lengths(pa, array)
             return np.asarray(array.to_numpy(zero_copy_only=False), dtype=object)
         return np.asarray(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
     if name in _BOOLEANS:
@@ -116,9 +120,18 @@ def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
             raise pa.ArrowTypeError("not a boolean")
         return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False))
     if name == "logprobs_mode":
-        strings = array.cast(pa.string()).to_numpy(zero_copy_only=False)
-        return np.asarray(strings, dtype=object)
+        array = array.cast(pa.string())
+        _check_lengths(pa, array)
+        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=object)
     return _ragged(pa, array)
+
+
+def _check_lengths(pa: Any, strings: Any) -> None:
+    import pyarrow.compute as pc
+
+    longest = pc.max(pc.binary_length(strings)).as_py() or 0
+    if longest > MAX_STRING_BYTES:
+        raise pa.ArrowInvalid(f"one of {longest} bytes, the limit is {MAX_STRING_BYTES}")
 
 
 def _is_list(pa: Any, kind: Any) -> bool:

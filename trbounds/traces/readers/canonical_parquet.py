@@ -9,6 +9,7 @@ from typing import Any
 from trbounds.errors import InputError
 from trbounds.traces.arrow import ALIASES, columns_from_arrow, import_pyarrow
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
+from trbounds.traces.parquet_guard import DamagedError, ParquetPages
 from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions, assemble
@@ -27,7 +28,7 @@ def _detects(path: str, head: bytes) -> bool:
 def _arrow_errors(file: str, pa: Any) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, DamagedError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -74,28 +75,28 @@ def _groups(source: Source) -> list[int]:
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
     pa = import_pyarrow("Reading Parquet traces")
-    with _open(source, pa) as file, _arrow_errors(source.name, pa):
+    with (
+        _open(source, pa) as file,
+        source.open() as stream,
+        _arrow_errors(source.name, pa),
+    ):
         columns = _columns(list(file.schema_arrow.names), source.name)
-        width = _bytes_per_token(file.schema_arrow, pa)
+        # rollout_logprobs first: it has a value for every token.
+        ordered = [_REQUIRED[0], *(name for name in columns if name != _REQUIRED[0])]
+        pages = ParquetPages(stream, ordered, max_length=options.max_length)
         first, stop = source.groups or (0, file.num_row_groups)
         record = sum(file.metadata.row_group(group).num_rows for group in range(first))
         for group in range(first, min(stop, file.num_row_groups)):
-            size = file.metadata.row_group(group)
-            tokens = size.total_byte_size / width
-            rows = int(options.batch_tokens * size.num_rows / tokens) if tokens > 0 else 1
-            rows = min(max(rows, 1), options.batch_tokens)
-            batches = file.iter_batches(rows, [group], columns, use_threads=False)
+            n_rows = file.metadata.row_group(group).num_rows
             try:
+                rows = pages.rows_at_once(group, options.batch_tokens)
+                batches = file.iter_batches(rows, [group], columns, use_threads=False)
                 yield from _assembled(batches, record, source.name, pa, options)
-            except _DamagedGroupError as bad:
+            except DamagedError as bad:
                 # The groups after it can be read all the same.
                 problem = f"row group {group} cannot be read: {bad}"
                 options.refuse(InputError(problem, file=source.name, record=record))
-            record += size.num_rows
-
-
-class _DamagedGroupError(Exception):
-    """The bytes of a row group are damaged."""
+            record += n_rows
 
 
 def _assembled(
@@ -105,9 +106,7 @@ def _assembled(
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise _DamagedGroupError(
-                str(error).splitlines()[0] if str(error) else "damaged"
-            ) from None
+            raise DamagedError(str(error).splitlines()[0] if str(error) else "damaged") from None
         if batch is None:
             return
         arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -116,16 +115,6 @@ def _assembled(
             found.columns, file=file, first_record=record, missing=found.missing, options=options
         )
         record += batch.num_rows
-
-
-def _bytes_per_token(schema: Any, pa: Any) -> int:
-    """Bytes that one token takes in all list columns of the file, uncompressed."""
-    total = 0
-    for kind in schema.types:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            value = kind.value_type
-            total += max(value.bit_width // 8, 1) if pa.types.is_primitive(value) else 8
-    return max(total, 1)
 
 
 READER = Reader(

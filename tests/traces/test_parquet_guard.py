@@ -1,0 +1,181 @@
+"""Parquet files that would unfold: what the footer and the pages declare is counted first."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trbounds.errors import InputError
+from trbounds.traces import open_trace
+from trbounds.traces.parquet_guard import DamagedError, ParquetPages, _Thrift
+
+DATA = Path(__file__).parents[1] / "data"
+COLUMNS = ("rollout_logprobs", "train_logprobs", "prompt_id")
+
+
+def pages(table, **options):
+    stream = io.BytesIO()
+    pq.write_table(table, stream, **options)
+    return ParquetPages(stream, COLUMNS, max_length=131_072), stream
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"data_page_version": "2.0"},
+        {"compression": "zstd", "use_dictionary": False},
+        {"compression": "gzip", "data_page_size": 500},
+        {"write_page_index": True, "write_page_checksum": True},
+        {"row_group_size": 7},
+        {"write_statistics": False, "version": "1.0"},
+        {"use_byte_stream_split": ["rollout_logprobs.list.element"], "use_dictionary": False},
+    ],
+)
+def test_rows_hold_the_tokens_asked_for(options):
+    table = pq.read_table(DATA / "moe.parquet")
+    found, stream = pages(table, **options)
+    file = pq.ParquetFile(stream)
+    for group in range(file.num_row_groups):
+        lists = file.read_row_group(group, ["rollout_logprobs"])["rollout_logprobs"]
+        tokens = len(lists.combine_chunks().flatten())
+        rows = found.rows_at_once(group, 1000)
+        assert abs(rows - 1000 * len(lists) / tokens) <= 1
+        assert found.rows_at_once(group, 10**7) == 10**7 * len(lists) // tokens
+    with pytest.raises(DamagedError, match="another number of row groups"):
+        found.rows_at_once(file.num_row_groups, 1000)
+
+
+def constant(rows, length):
+    offsets = pa.array(np.arange(rows + 1) * length, pa.int64())
+    values = pa.array(np.full(rows * length, -1.0, np.float32))
+    column = pa.LargeListArray.from_arrays(offsets, values)
+    return {"rollout_logprobs": column, "train_logprobs": column}
+
+
+def test_one_list_of_millions_of_equal_values(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(constant(1, 5_000_000)), path)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(InputError, match="5000000 values in 1 rows") as caught:
+        list(open_trace(path))
+    assert (caught.value.file, caught.value.record) == (str(path), 0)
+
+
+def test_many_lists_of_equal_values(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(constant(500, 10_000)), path)
+    with pytest.raises(InputError, match="which no logged log-probabilities have"):
+        list(open_trace(path))
+
+
+def test_a_list_that_is_a_little_too_long_is_named_by_its_record(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(constant(1, 131_073)), path)
+    with pytest.raises(InputError, match="found 131073 entries, expected at most 131072"):
+        list(open_trace(path))
+
+
+def test_a_long_string_repeated_for_every_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    names = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000), pa.array(["x" * 900_000]))
+    table = pa.table({**constant(20_000, 1), "prompt_id": names})
+    pq.write_table(table, path)
+    assert path.stat().st_size < 100_000
+    assert pages(table)[0].rows_at_once(0, 49_152) == (1 << 28) // 900_004
+    with pytest.raises(InputError, match="one of 900000 bytes") as caught:
+        list(open_trace(path))
+    assert caught.value.field == "prompt_id"
+
+
+BOMB = """
+import resource, sys
+from trbounds.errors import InputError
+from trbounds.traces import open_trace
+list(open_trace(sys.argv[2]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    list(open_trace(sys.argv[1]))
+except InputError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_stays_small(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(constant(4, 4_000_000)), path)
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, str(path), str(DATA / "moe.parquet")],
+        cwd=DATA.parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 64 << 10  # KiB
+
+
+# ---- damage
+
+
+def test_pages_that_hold_more_than_is_declared():
+    _, stream = pages(pa.table(constant(1, 100)))
+    data = bytearray(stream.getvalue())
+    small, _ = pages(pa.table(constant(1, 90)))
+    # The pages of one file under the footer of another of the same layout.
+    other = small._stream.getvalue()
+    footer = int.from_bytes(other[-8:-4], "little") + 8
+    mixed = io.BytesIO(bytes(data[: len(other) - footer]) + other[-footer:])
+    with pytest.raises(DamagedError):
+        ParquetPages(mixed, COLUMNS, max_length=1000).rows_at_once(0, 1000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PAR1",
+        b"PAR1" + bytes(20),
+        b"PAR1" + (100).to_bytes(4, "little") + b"PAR1",
+        b"PAR1" + bytes(4) + (4).to_bytes(4, "little") + b"PAR1",
+        b"PAR1\xff\xff\xff\xff" + (4).to_bytes(4, "little") + b"PAR1",
+        b"PAR1\x49\xfc\xff\xff\xff\x0f\x00\x00" + (8).to_bytes(4, "little") + b"PAR1",
+    ],
+)
+def test_damaged_footers(data):
+    with pytest.raises(DamagedError):
+        ParquetPages(io.BytesIO(data), COLUMNS, max_length=1000)
+
+
+def test_thrift_of_every_type():
+    fields = b"\x11\x12\x13\x05\x14\x03\x17" + bytes(8) + b"\x18\x02ab\x19\x25\x02\x04"
+    fields += b"\x1a\x11\x01\x1b\x01\x55\x02\x04\x1c\x11\x00\x1d" + bytes(16) + b"\x05\x64\x06\x00"
+    found = _Thrift(fields).struct(0)
+    assert found == {
+        1: True,
+        2: False,
+        3: 5,
+        4: -2,
+        5: bytes(8),
+        6: b"ab",
+        7: [1, 2],
+        8: [True],
+        9: None,
+        10: {1: True},
+        11: bytes(16),
+        50: 3,
+    }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x1c" * 100, b"\x19" * 100, b"\x1e", b"\x18\x05a", b"\x16" + b"\xff" * 12, b"\x19\xf5\x7f",
+     b"\x1b\x7f\x55"],
+)  # fmt: skip
+def test_damaged_thrift(data):
+    with pytest.raises(DamagedError):
+        _Thrift(data).struct(0)
