@@ -1,6 +1,7 @@
 """JSON Lines to records in Python, block by block.
 
-Lines go through the standard library's parser: pyarrow's ends the process on some damaged lines
+Lines go through orjson where it is installed (the extra ``fast``), and through the standard
+library's parser where it is not or refuses: pyarrow's ends the process on some damaged lines
 (a segmentation fault, pyarrow 26), and a log of a run that crashed often ends in one.
 """
 
@@ -16,6 +17,11 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
+
+try:
+    import orjson as _orjson
+except ImportError:
+    _orjson = None  # type: ignore[assignment]
 
 __all__ = ["decoded_lines"]
 
@@ -63,6 +69,16 @@ def decoded_lines(
         raise InputError("the file is empty", file=source.name)
 
 
+def _parse(line: bytes) -> Any:
+    if _orjson is not None:
+        try:
+            return _orjson.loads(line)
+        except _orjson.JSONDecodeError:
+            # Bare NaN, among others: the standard library admits it, or says what is wrong.
+            pass
+    return json.loads(line)
+
+
 def _decode(line: bytes, number: int, file: str) -> dict[str, Any]:
     place: dict[str, Any] = {"file": file, "record": number}
     if len(line) > MAX_LINE_VALUES:
@@ -71,7 +87,7 @@ def _decode(line: bytes, number: int, file: str) -> dict[str, Any]:
             problem = f"line {number + 1} holds more than {MAX_LINE_VALUES} values"
             raise InputError(f"{problem}, expected one sequence a line", **place)
     try:
-        record = json.loads(line)
+        record = _parse(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"line {number + 1} is not valid JSON: {error}", **place) from None
     if not isinstance(record, dict):
