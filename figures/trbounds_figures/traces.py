@@ -42,7 +42,8 @@ BOUNDS = (
     "martingale",
     "entropy_dual",
     "chi2_kl",
-    "path_sum_chi2_stopped",
+    "path_sum_kl_restart",
+    "sequence_kl",
     "l2",
 )
 
