@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+import trbounds
 from trbounds.bounds import all_bounds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +51,12 @@ def test_a_stale_table_is_replaced_and_the_rest_kept(generator: ModuleType) -> N
     assert fresh.startswith("a\n<!-- generated: paper-bounds -->\n| bound |")
     assert fresh.endswith("<!-- end -->\nb\n")
     assert generator.fill(fresh) == fresh
+
+
+def test_the_package_example_runs() -> None:
+    outcome = doctest.testmod(trbounds, optionflags=doctest.ELLIPSIS)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
 
 
 def test_every_bound_of_ours_is_explained() -> None:

@@ -3,6 +3,17 @@
 A policy ``mu`` samples, a policy ``pi`` is trained; ``Error = J(pi) - J(mu) - L'`` is what the
 surrogate ``L'`` misses. trbounds states, proves and evaluates bounds on ``|Error|``, and verifies
 them on logged traces.
+
+Describe a pair of policies by a :class:`DivergenceProfile`, and evaluate a :class:`Bound` there::
+
+    >>> from trbounds import DivergenceProfile, get_bound
+    >>> get_bound("cauchy_schwarz").evaluate(DivergenceProfile(T=4096, kl_max=1e-4, kl_seq=0.01))
+    2.895...
+
+Further packages: ``trbounds.traces`` and ``trbounds.verify`` for logs, ``trbounds.oracle`` for
+exact truth on small problems, ``trbounds.mismatch`` and ``trbounds.pruning`` for log-probability
+mismatch, ``trbounds.masking``, ``trbounds.solve`` and, with the extra ``certified``,
+``trbounds.certified``.
 """
 
 from trbounds.bound import Assessment, Bound, largest_surrogate_gain

@@ -18,7 +18,8 @@ def all_bounds() -> Mapping[str, Bound]:
     Returns
     -------
     mapping of str to Bound
-        One entry per file of this folder whose name does not start with an underscore.
+        One entry per file of this folder whose name does not start with an underscore. Papers'
+        bounds come first; the mapping is read-only and made once.
     """
     return discover(__name__, __path__, "BOUND", Bound)
 
@@ -30,6 +31,11 @@ def get_bound(key: str) -> Bound:
     ----------
     key : str
         Its key, such as ``"pinsker_marginal"``.
+
+    Returns
+    -------
+    Bound
+        Statement, proof and evaluator.
 
     Raises
     ------
