@@ -89,7 +89,11 @@ def command(
         ["bound", f"{field}>", "source"],
         [[k, number(v), s] for k, v, s in sorted(rows, key=lambda r: -(r[1] or -1.0))],
         [
-            "-: the bound needs a quantity that is not given.   inf: the budget is never exceeded."
-            + ("   0: it can never certify." if certify else "")
+            "-: the bound needs a quantity that is not given.   "
+            + (
+                "inf: it can certify at every token KL.   0: it never can."
+                if certify
+                else "inf: the budget is never exceeded."
+            )
         ],
     )
