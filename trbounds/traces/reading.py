@@ -11,6 +11,7 @@ from pathlib import Path
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.reader import detect, find_readers
+from trbounds.traces.remote import expand_remote, is_remote
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
@@ -31,7 +32,8 @@ def expand_paths(paths: Paths) -> list[str]:
     ----------
     paths : path or iterable of paths
         Files; directories, searched at any depth for files with the ending of a known format;
-        glob patterns (``**`` allowed); ``"-"`` for standard input.
+        glob patterns (``**`` allowed); ``"-"`` for standard input. With a protocol
+        (``s3://bucket/runs``, ``gs://``, ``hf://``, ...), the same through fsspec.
 
     Returns
     -------
@@ -49,15 +51,21 @@ def expand_paths(paths: Paths) -> list[str]:
     files: dict[str, str] = {}
     for path in given:
         for file in _expand(os.fspath(path)):
-            files.setdefault(file if file == "-" else os.path.realpath(file), file)
+            own = file == "-" or is_remote(file)
+            files.setdefault(file if own else os.path.realpath(file), file)
     return list(files.values())
 
 
 def _expand(path: str) -> list[str]:
     if path == "-" or os.path.isfile(path):
         return [path]
+    suffixes = tuple(suffix for reader in find_readers().values() for suffix in reader.suffixes)
+    if is_remote(path):
+        found = expand_remote(path, suffixes)
+        if not found:
+            raise InputError("no such file, and none that matches", file=path)
+        return found
     if os.path.isdir(path):
-        suffixes = tuple(suffix for reader in find_readers().values() for suffix in reader.suffixes)
         found = sorted(
             str(file)
             for file in Path(path).rglob("*")
@@ -90,7 +98,8 @@ def open_trace(
     Parameters
     ----------
     paths : path or iterable of paths
-        Files, directories, glob patterns, or ``"-"`` for JSON Lines on standard input.
+        Files, directories, glob patterns, near or remote, or ``"-"`` for JSON Lines on standard
+        input.
     format : str, optional
         Name of a reader (:func:`trbounds.traces.reader.find_readers`); by default the first
         bytes of each file decide.

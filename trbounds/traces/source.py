@@ -1,4 +1,4 @@
-"""Where the bytes of a trace come from: a file or standard input, maybe compressed."""
+"""Where the bytes of a trace come from: a file, near or remote, or standard input."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from trbounds.errors import InputError, MissingDependency
+from trbounds.traces.remote import is_remote, open_remote
 
 __all__ = ["Source"]
 
@@ -18,6 +19,10 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _HEAD_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 22
+_MUCH = 1 << 28
+MAX_EXPANSION = 500
+"""Logs compress 3 to 10 times; gzip can do 1000, Zstandard 100,000. Looked at after 256 MiB."""
+
 MAX_LINE_BYTES = 1 << 26
 """Longest line of a text format that is read, in bytes."""
 
@@ -28,7 +33,7 @@ class Source:
     Parameters
     ----------
     path : str
-        Path of a file, or ``"-"``.
+        Path of a file, with or without a protocol (``s3://...``), or ``"-"``.
     groups : tuple of int, optional
         Read only the groups ``groups[0]`` to ``groups[1] - 1`` of a format that has independent
         groups (:attr:`trbounds.traces.reader.Reader.groups`); by default everything.
@@ -71,18 +76,23 @@ class Source:
         if self.path == "-":
             yield cast(BinaryIO, _Prefixed(self._taken, sys.stdin.buffer))
             return
-        with self._reading():
-            raw = Path(self.path).open("rb")  # noqa: SIM115 - closed below, outside this guard
-        with raw:
+        with self.open_raw() as raw:
             with self._reading():
                 magic = raw.read(4)
                 raw.seek(0)
             if magic.startswith(_GZIP):
-                yield cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+                yield cast(BinaryIO, _Unpacked(cast(BinaryIO, gzip.GzipFile(fileobj=raw)), raw))
             elif magic == _ZSTD:
-                yield _zstd_stream(raw)
+                yield cast(BinaryIO, _Unpacked(_zstd_stream(raw), raw))
             else:
                 yield raw
+
+    def open_raw(self) -> BinaryIO:
+        """Open for reading as it is stored, seekable; not for standard input."""
+        if is_remote(self.path):
+            return open_remote(self.path)
+        with self._reading():
+            return Path(self.path).open("rb")
 
     def blocks_of_lines(self) -> Iterator[bytes]:
         """Yield blocks of whole lines, decompressed, a few MiB each.
@@ -123,6 +133,11 @@ class Source:
             raise InputError("no such file", file=self.name) from None
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"cannot be read: {error}", file=self.name) from None
+        except Exception as error:
+            if isinstance(error, InputError) or not is_remote(self.path):
+                raise
+            problem = f"cannot be read: {type(error).__name__}: {error}"
+            raise InputError(problem, file=self.name) from error
 
 
 class _Prefixed:
@@ -135,6 +150,22 @@ class _Prefixed:
     def read(self, size: int) -> bytes:
         taken, self._taken = self._taken, b""
         return taken or self._rest.read(size)
+
+
+class _Unpacked:
+    """A decompressed stream that ends where it unfolds as no log does."""
+
+    def __init__(self, stream: BinaryIO, raw: BinaryIO) -> None:
+        self._stream = stream
+        self._raw = raw
+        self._seen = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._seen += len(data)
+        if self._seen > _MUCH and self._seen > MAX_EXPANSION * self._raw.tell():
+            raise OSError(f"it unfolds to more than {MAX_EXPANSION} times its size")
+        return data
 
 
 def _zstd_stream(raw: BinaryIO) -> BinaryIO:

@@ -11,6 +11,7 @@ from trbounds.traces.arrow import ALIASES, columns_from_arrow, import_pyarrow
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
 from trbounds.traces.parquet_guard import DamagedError, ParquetPages
 from trbounds.traces.reader import Reader
+from trbounds.traces.remote import is_remote
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions, assemble
 
@@ -57,7 +58,8 @@ def _open(source: Source, pa: Any) -> Any:
     with _arrow_errors(source.name, pa):
         # Streams pages of one row group at a time instead of loading the file; a small buffer
         # per column, as there may be many.
-        return pq.ParquetFile(source.path, pre_buffer=False, buffer_size=1 << 16)
+        where = source.open_raw() if is_remote(source.path) else source.path
+        return pq.ParquetFile(where, pre_buffer=False, buffer_size=1 << 16)
 
 
 def _groups(source: Source) -> list[int]:
@@ -77,7 +79,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
     pa = import_pyarrow("Reading Parquet traces")
     with (
         _open(source, pa) as file,
-        source.open() as stream,
+        source.open_raw() as stream,
         _arrow_errors(source.name, pa),
     ):
         columns = _columns(list(file.schema_arrow.names), source.name)
