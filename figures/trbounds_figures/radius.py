@@ -35,6 +35,8 @@ class RadiusData:
         Radius in nats by bound; of bounds with the same radius only the first.
     never : tuple of str
         Bounds that can never certify: their radius is 0.
+    always : tuple of str
+        Bounds that can certify at every token KL: their radius is infinite.
     chi2_per_kl : float
         The assumed ``chi2_max / kl_max``.
     """
@@ -42,6 +44,7 @@ class RadiusData:
     T: NDArray[np.int64]
     radius: dict[str, NDArray[np.float64]]
     never: tuple[str, ...]
+    always: tuple[str, ...]
     chi2_per_kl: float
 
 
@@ -88,7 +91,7 @@ def data(
     distinct: list[str] = []
     for key, value in last.items():
         same = any(math.isclose(value, last[other], rel_tol=1e-6) for other in distinct)
-        if value > 0 and not same:
+        if 0 < value < math.inf and not same:
             distinct.append(key)
     return RadiusData(
         T=T,
@@ -96,6 +99,7 @@ def data(
             key: np.array([*(radius(key, int(t)) for t in T[:-1]), last[key]]) for key in distinct
         },
         never=tuple(key for key, value in last.items() if value == 0),
+        always=tuple(key for key, value in last.items() if value == math.inf),
         chi2_per_kl=chi2_per_kl,
     )
 
@@ -114,7 +118,11 @@ def draw(data: RadiusData, ax: Axes) -> None:
     ax.set_title(
         rf"$D = T\delta$, $\kappa = {data.chi2_per_kl:g}\,\delta$; dashed: trbounds", loc="left"
     )
-    if data.never:
-        names = dict.fromkeys(get_bound(key).title for key in data.never)
-        ax.text(0.03, 0.02, "\n".join(["never:", *names]), transform=ax.transAxes, fontsize=7)
+    for heading, keys, x, y, align in (
+        ("never:", data.never, 0.03, 0.02, "bottom"),
+        ("always:", data.always, 0.55, 0.98, "top"),
+    ):
+        if keys:
+            names = "\n".join([heading, *dict.fromkeys(get_bound(key).title for key in keys)])
+            ax.text(x, y, names, transform=ax.transAxes, fontsize=7, verticalalignment=align)
     label_ends(ax, labels)
