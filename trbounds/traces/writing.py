@@ -41,7 +41,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def write_parquet(batches: Iterable[TraceBatch], path: str | os.PathLike[str]) -> None:
-    """Write batches as one canonical Parquet file (float64, Zstandard).
+    """Write batches as one canonical Parquet file.
+
+    Lists of float64 without nulls, split into byte streams and compressed with Zstandard: of the
+    layouts that keep every bit this one is the smallest, and is decoded in about half the time
+    of Parquet's defaults.
 
     Parameters
     ----------
@@ -68,7 +72,13 @@ def write_parquet(batches: Iterable[TraceBatch], path: str | os.PathLike[str]) -
             for batch in batches:
                 table = _table(pa, batch)
                 if writer is None:
-                    writer = pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                    writer = pq.ParquetWriter(
+                        temporary,
+                        table.schema,
+                        compression="zstd",
+                        use_dictionary=False,
+                        use_byte_stream_split=_float_columns(pa, table.schema),
+                    )
                 elif table.schema != writer.schema:
                     raise InputError(
                         f"found fields {', '.join(table.schema.names)}, expected those of the "
@@ -90,15 +100,30 @@ def write_parquet(batches: Iterable[TraceBatch], path: str | os.PathLike[str]) -
                 writer.close()
 
 
+def _float_columns(pa: Any, schema: Any) -> list[str]:
+    """Return the columns of floating-point numbers, as Parquet names them."""
+    names = []
+    for field in schema:
+        if pa.types.is_floating(field.type):
+            names.append(field.name)
+        elif pa.types.is_large_list(field.type) and pa.types.is_floating(field.type.value_type):
+            names.append(f"{field.name}.list.element")
+    return names
+
+
 def _table(pa: Any, batch: TraceBatch) -> Any:
-    columns = {}
+    columns, fields = [], []
     for name in SEQUENCE_FIELDS:
         values = getattr(batch, name)
         if values is not None:
-            columns[name] = pa.array(values)
+            columns.append(pa.array(values))
+            fields.append(pa.field(name, columns[-1].type, nullable=False))
     offsets = pa.array(batch.offsets.astype(np.int64))
     for name in TOKEN_FIELDS:
         values = getattr(batch, name)
         if values is not None:
-            columns[name] = pa.LargeListArray.from_arrays(offsets, pa.array(values))
-    return pa.table(columns)
+            tokens = pa.array(values)
+            kind = pa.large_list(pa.field("element", tokens.type, nullable=False))
+            columns.append(pa.LargeListArray.from_arrays(offsets, tokens, type=kind))
+            fields.append(pa.field(name, kind, nullable=False))
+    return pa.table(columns, schema=pa.schema(fields))
