@@ -12,7 +12,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -22,14 +29,20 @@ from typing import Any
 
 from trbounds.errors import InputError, MissingDependency, TrboundsError
 from trbounds.traces.batch import TraceBatch
+from trbounds.traces.compiled import uses_numba
 from trbounds.traces.partition import Part, partition
 from trbounds.traces.reader import detect
 from trbounds.traces.reading import Paths, read_source
 from trbounds.traces.source import Source
-from trbounds.traces.summary import Partial, TraceSummary
+from trbounds.traces.summary import Kernel, Partial, TraceSummary
 from trbounds.traces.validate import ReadOptions
 
 __all__ = ["Progress", "summarize", "summarize_part"]
+
+_BYTES_PER_TOKEN = 32
+"""Bytes of a log that a token takes, roughly: 16 in Parquet, 40 and more in text."""
+
+_COMPILED_BATCH = 131_072
 
 Summarise = Callable[[Part], TraceSummary]
 
@@ -71,6 +84,7 @@ def summarize(
     resume: TraceSummary | None = None,
     save_partial: str | os.PathLike[str] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    kernel: Kernel = "auto",
 ) -> TraceSummary:
     """Read traces in one pass and summarise them.
 
@@ -102,6 +116,9 @@ def summarize(
         partial and what is done; nothing is written if no part was finished.
     on_progress : callable, optional
         Called in this process after each part, and with one local job after each batch.
+    kernel : {"auto", "numpy", "numba"}
+        As for :meth:`TraceSummary.of`; "auto" takes numba where it is installed and the inputs
+        are large.
 
     Returns
     -------
@@ -129,7 +146,12 @@ def summarize(
     parts = partition(paths, format)
     run = _Run(parts, options, resume, on_progress)
     work = functools.partial(
-        summarize_part, format=format, reward_range=reward_range, on_error=on_error
+        summarize_part,
+        format=format,
+        reward_range=reward_range,
+        on_error=on_error,
+        kernel=kernel,
+        n_tokens=sum(part.size for part in parts) // _BYTES_PER_TOKEN,
     )
     with run.saving(save_partial):
         if engine == "local" and jobs == 1:
@@ -155,6 +177,8 @@ def summarize_part(
     format: str | None = None,
     reward_range: tuple[float, float] = (0.0, 1.0),
     on_error: str = "fail",
+    kernel: Kernel = "auto",
+    n_tokens: int = 0,
     on_batch: Callable[[TraceBatch], None] | None = None,
 ) -> TraceSummary:
     """Summarise one part; the same function in every engine.
@@ -163,20 +187,42 @@ def summarize_part(
     ----------
     part : Part
         What to read.
-    format, reward_range, on_error
+    format, reward_range, on_error, kernel
         As for :func:`summarize`.
+    n_tokens : int
+        Tokens to expect in all parts, for the choice of the kernel.
     on_batch : callable, optional
         Called with each batch that was read.
     """
     if part.file.endswith(".tbs"):
         return TraceSummary.load(part.file)
-    out = TraceSummary(reward_range=reward_range)
-    options = ReadOptions(reward_range=reward_range, on_error=on_error, on_skip=out.record_skip)
-    for batch in read_source(part.source(), format, options):
-        out.absorb(TraceSummary.of(batch, reward_range=reward_range))
+    out, skips = (TraceSummary(reward_range=reward_range) for _ in range(2))
+    compiled = uses_numba(kernel, n_tokens)
+    options = ReadOptions(
+        reward_range=reward_range,
+        on_error=on_error,
+        on_skip=skips.record_skip,
+        batch_tokens=_COMPILED_BATCH if compiled else ReadOptions.batch_tokens,
+    )
+    batches = read_source(part.source(), format, options)
+    for batch in batches if part.file == "-" else _read_ahead(batches):
+        own = TraceSummary.of(
+            batch, reward_range=reward_range, kernel="numba" if compiled else "numpy"
+        )
+        out.absorb(own)
         if on_batch is not None:
             on_batch(batch)
+    out.absorb(skips)
     return out
+
+
+def _read_ahead(batches: Iterator[TraceBatch]) -> Iterator[TraceBatch]:
+    """Read the next batch in a thread while this one is looked at."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 class _Run:

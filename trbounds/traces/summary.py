@@ -33,7 +33,7 @@ from trbounds.traces.stopping import StoppedSums
 from trbounds.traces.token_counts import TokenCounts
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["COUNTS", "Partial", "Skipped", "TraceSummary"]
+__all__ = ["COUNTS", "Kernel", "Partial", "Skipped", "TraceSummary"]
 
 Kernel = Literal["auto", "numpy", "numba"]
 
