@@ -19,6 +19,7 @@ from trbounds.errors import InputError
 from trbounds.logits import (
     StoredPrecisionWarning,
     divergences_to_trace,
+    file_divergences,
     read_logits,
     row_divergences,
     top_k_divergences,
@@ -341,3 +342,15 @@ def test_top_k_tokens_twice_and_wrong_kind_of_file(tmp_path) -> None:
     stored["train_topk_ids"] = stored["train_topk_ids"][:, :4]
     with pytest.raises(InputError, match=r"found shape \(9, 5\), expected \(9, 4\)"):
         read_logits(save(tmp_path, "npz", stored))
+
+
+def test_divergences_of_a_file_need_no_tokens_and_report_progress(tmp_path) -> None:
+    stored = arrays()
+    path = save(tmp_path, "npz", {k: v for k, v in stored.items() if k != "token_ids"})
+    done: list[int] = []
+    found = file_divergences(read_logits(path), on_progress=done.append)
+    direct = row_divergences(stored["rollout_logits"], stored["train_logits"])
+    assert "rollout_logprobs" not in found
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, getattr(direct, name))
+    assert done == [7]

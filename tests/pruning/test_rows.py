@@ -12,6 +12,7 @@ import pytest
 
 from trbounds.divergences import divergences
 from trbounds.errors import InputError
+from trbounds.logits import read_logits
 from trbounds.pruning import (
     PruningCase,
     get_law,
@@ -20,6 +21,7 @@ from trbounds.pruning import (
     restrict,
     safe_set,
     sweep,
+    sweep_file,
 )
 
 DATA = Path(__file__).parents[1] / "data"
@@ -211,3 +213,29 @@ def test_thresholds_out_of_range(min_p: float) -> None:
 def test_bad_input(call, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_bad_row_of_a_later_block_is_named() -> None:
+    """More rows than one block: the record counts from the start."""
+    logits = np.zeros((600, 1000))
+    broken = logits.copy()
+    broken[577, 3] = np.nan
+    with pytest.raises(InputError) as caught:
+        sweep(logits, broken, [0.1])
+    assert (caught.value.record, caught.value.field) == (577, "train_logits")
+    with pytest.raises(InputError) as caught:
+        sweep(broken, logits, [0.1])
+    assert (caught.value.record, caught.value.field) == (577, "rollout_logits")
+
+
+def test_a_file_is_swept_like_its_arrays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(12)
+    x = rng.normal(size=(500, 1000)).astype(np.float16)
+    y = (x + rng.normal(size=x.shape)).astype(np.float32)
+    ids = rng.integers(0, 1000, 500)
+    np.savez(tmp_path / "a.npz", rollout_logits=x.astype(np.float32), train_logits=y, token_ids=ids)
+    done: list[int] = []
+    file = read_logits(tmp_path / "a.npz")
+    found = sweep_file(file, [0.05, 0.5], T=9, sets="own", on_progress=done.append)
+    assert found == sweep(x, y, [0.05, 0.5], token_ids=ids, T=9, sets="own")
+    assert done == [262, 500]
