@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from collections import Counter
 from dataclasses import astuple
@@ -32,6 +33,11 @@ __all__ = ["load", "save"]
 
 _FORMAT = "trbounds-summary"
 _VERSION = 1
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[<|][iuf][1248])', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>(?:\d{1,15}(?:, ?|(?=\))))*)\), \} *\n",
+    re.DOTALL,
+)
 _STAMP = (1980, 1, 1, 0, 0, 0)
 
 
@@ -88,9 +94,10 @@ def load(path: str | os.PathLike[str]) -> TraceSummary:
     except FileNotFoundError:
         raise InputError("no such file", file=file) from None
     except (
+        ArithmeticError,
         AttributeError,
-        KeyError,
-        IndexError,
+        EOFError,
+        LookupError,
         NotImplementedError,
         OSError,
         RecursionError,
@@ -169,15 +176,15 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _array(data: bytes) -> NDArray[Any]:
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("unknown array format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if fortran or dtype.hasobject:
-        raise ValueError("unexpected array layout")
-    body = data[stream.tell() :]
+    # The header is read here: numpy's parser has errors of its own for damaged ones.
+    size = 10 + int.from_bytes(data[8:10], "little")
+    header = _HEADER.fullmatch(data[:size])
+    if header is None:
+        raise ValueError("unexpected array header")
+    shape = tuple(int(n) for n in header["shape"].split(b",") if n.strip())
     # The size of what is allocated is that of the bytes; a shape that differs is an error.
-    return np.frombuffer(body, dtype=dtype).reshape(shape).copy()
+    values = np.frombuffer(data[size:], dtype=np.dtype(header["dtype"].decode()))
+    return values.reshape(shape).copy()
 
 
 def _rebuild(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> TraceSummary:
@@ -213,7 +220,25 @@ def _rebuild(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Trace
     if document.get("partial") is not None:
         out.partial = _partial_of(document["partial"])
     out._skipped = frozenset(Skipped(*fields) for fields in document["skipped"])
+    _check_parts(out, int(table["length"].sum(dtype=np.int64)), n)
     return out
+
+
+def _check_parts(summary: TraceSummary, n_tokens: int, n_sequences: int) -> None:
+    """Check that the parts of a summary are of one trace."""
+    counts, histograms = summary.counts, summary.histograms
+    if any(count < 0 for count in counts.values()):
+        raise ValueError("a count is negative")
+    if counts["tokens"] != n_tokens or summary.positions.n_sequences != n_sequences:
+        raise ValueError("the counts are not those of the table of sequences")
+    if int(summary.positions.alive.sum()) != n_tokens:
+        raise ValueError("the positions are not those of the table of sequences")
+    if n_tokens and not (
+        {"abs_log_ratio_max", "k2_min", "k3_min"} <= summary.extremes.keys()
+        and {"abs_log_ratio", "k3"} <= histograms.keys()
+        and histograms["abs_log_ratio"].total == histograms["k3"].total == n_tokens
+    ):
+        raise ValueError("the extremes or the histograms are not those of the table of sequences")
 
 
 def _typed(values: NDArray[Any], kind: Any) -> NDArray[Any]:
