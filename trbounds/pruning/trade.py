@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.arrays import to_numpy
+from trbounds.arrays import array_namespace, to_numpy
 from trbounds.clusters import ClusteredEstimate
 from trbounds.divergences import divergences
 from trbounds.errors import InputError
@@ -307,13 +307,17 @@ def _after(
     rollout: Pruned, train: Pruned, before: dict[str, Floats], ids: Any
 ) -> dict[str, Floats]:
     """The same of pruned rows, and what was pruned."""
+    xp = array_namespace(rollout.kept)
+    # Few tokens stay of a large vocabulary: the others are not looked at again.
+    staying = xp.nonzero(xp.any(rollout.kept | train.kept, axis=0))[0]
+    x, y = (xp.take(pruned.logits, staying, axis=-1) for pruned in (rollout, train))
     found = _host(
         {
             "n_kept": rollout.n_kept,
             "pruned_mass": rollout.pruned_mass,
             "train_pruned_mass": train.pruned_mass,
             "absolutely_continuous": keeps_support(rollout, train),
-            **_divergence_columns("after", rollout.logits, train.logits),
+            **_divergence_columns("after", x, y),
         }
     )
     if ids is not None:
