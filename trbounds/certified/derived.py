@@ -59,7 +59,7 @@ def _position_moment(s: Situation, k: Known) -> Any:
     if cap == 0:
         return arb(0)
     total = k["kl_seq"].min(s.T * cap)
-    filled = (total / cap).floor()
+    filled = total / cap
     if not filled.is_finite():
         return arb.nan()
     first, last = (int(end.floor().unique_fmpz()) for end in (filled.lower(), filled.upper()))
@@ -137,7 +137,7 @@ def derive_missing(situation: Situation, known: Known) -> Known:
             if r.target == target and all(name in found for name in r.needs)
         ]
         if values:
-            found[target] = reduce(_smaller, values)
+            found[target] = _nonnegative(reduce(_smaller, values))
     return found
 
 
@@ -148,6 +148,13 @@ def derivable(known: Iterable[str]) -> set[str]:
         if set(relation.needs) <= found:
             found.add(relation.target)
     return found
+
+
+def _nonnegative(value: Any) -> Any:
+    # Every field is at least 0; rounding alone can suggest otherwise.
+    if isinstance(value, list):
+        return [entry.nonnegative_part() for entry in value]
+    return value.nonnegative_part()
 
 
 def _smaller(a: Any, b: Any) -> Any:

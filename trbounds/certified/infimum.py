@@ -14,8 +14,10 @@ from trbounds.errors import InputError
 
 __all__ = ["infimum"]
 
-# Powers of 2 between which the search starts; beyond them the end cells are split as needed.
+# Powers of 2 between which the search starts; beyond them the end cells are split as needed, up to
+# the farthest.
 _MARKS = (-1200, -32, 32, 1200)
+_FARTHEST = arb(2) ** 16_000
 _MOST_CELLS = 3000
 # Gaps below any float are no gaps.
 _NOTHING = arb(2) ** -1150
@@ -112,8 +114,9 @@ def _upper(point: Any) -> Any:
 
 
 def _middle(low: Any, high: Any) -> Any:
+    """Return a point to split a cell at; one of its ends where it cannot be split."""
     if low == 0:
-        return high * high
+        return high * high if high * _FARTHEST > 1 else high
     if not high.is_finite():
-        return low * low
+        return low * low if low < _FARTHEST else low
     return ((low * high).sqrt() if high > 2 * low else (low + high) / 2).mid()
