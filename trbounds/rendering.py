@@ -202,7 +202,7 @@ def _text_derivation(document: dict[str, Any]) -> list[str]:
         "",
         f"  |Error| <= {document['statement']['text']}",
         "",
-        *(f"  assumes: {a}" for a in document["assumes"]),
+        *(f"  assumes: {a}" for a in document["assumes"] or ["nothing of the two supports"]),
         "",
         "Derivation",
         *_text_steps(document["steps"]),
@@ -249,7 +249,7 @@ def _markdown_derivation(document: dict[str, Any]) -> list[str]:
         "",
         rf"$$|\mathrm{{Error}}| \le {document['statement']['latex']}$$",
         "",
-        *(f"Assumes: {a}." for a in document["assumes"]),
+        *(f"Assumes: {a}." for a in document["assumes"] or ["nothing of the two supports"]),
         "",
         *_markdown_steps(document["steps"]),
     ]

@@ -11,7 +11,14 @@ import pytest
 
 from trbounds.bounds import get_bound
 from trbounds.errors import InputError
-from trbounds.oracle import KINDS, exact, random_pair, rare_switch, worst_reward
+from trbounds.oracle import (
+    KINDS,
+    exact,
+    missing_absolute_continuity,
+    random_pair,
+    rare_switch,
+    worst_reward,
+)
 from trbounds.profile import DivergenceProfile
 
 BOUND = get_bound("sequence_kl")
@@ -80,6 +87,35 @@ def test_exact_truth_never_exceeds_the_bound():
             largest = max(largest, truth.sup_error / truth.kl_seq)
     assert checked > 5000
     assert 0.5 < largest < 1
+
+
+def test_holds_without_absolute_continuity():
+    """Rollouts cut to some of the tokens, as by top-p: here the other bounds fail."""
+    rng = np.random.default_rng(12)
+    checked, largest = 0, 0.0
+    for number in range(1500):
+        T, A = [(1, 3), (2, 3), (3, 2), (3, 3)][number % 4]
+        pair = random_pair(
+            rng,
+            T,
+            A,
+            prompts=1 + number % 2,
+            kind="truncated",
+            reward=["worst", "binary", "uniform"][number % 3],
+            closeness=float(10.0 ** rng.uniform(-3, 0)),
+        )
+        truth = exact(pair)
+        if truth.absolutely_continuous or not np.isfinite(truth.kl_seq):
+            continue
+        checked += 1
+        assert abs(truth.error) <= truth.kl_seq * (1 + 1e-9) + 1e-15
+        largest = max(largest, abs(truth.error) / truth.kl_seq)
+    assert checked > 1000
+    assert 0.5 < largest < 1
+    for mass in (1e-12, 0.1, 0.999):
+        truth = exact(missing_absolute_continuity(mass))
+        assert truth.error == pytest.approx(mass, rel=1e-12)
+        assert mass < truth.kl_seq == pytest.approx(-math.log1p(-mass), rel=1e-9)
 
 
 def test_rare_tokens_with_heavy_tails():

@@ -135,7 +135,8 @@ def _prove_chain_rule() -> Iterable[Step]:
         p = sp.symbols(f"p1:{rows + 1}", positive=True)
         q = sp.symbols(f"q1:{rows + 1}", positive=True)
         m = [_simplex(f"m{i}", columns) for i in range(rows)]
-        n = [_simplex(f"n{i}", columns) for i in range(rows)]
+        # Any positive numbers: pi may put mass where mu puts none.
+        n = [sp.symbols(f"n{i}_1:{columns + 1}", positive=True) for i in range(rows)]
         cells = list(product(range(rows), range(columns)))
         joint = sum(
             p[i] * m[i][j] * (sp.log(p[i]) + sp.log(m[i][j]) - sp.log(q[i]) - sp.log(n[i][j]))
@@ -148,7 +149,7 @@ def _prove_chain_rule() -> Iterable[Step]:
     shapes = [(2, 2), (3, 2), (2, 3), (4, 2)]
     yield Step(
         "KL(P_{t+1}) = KL(P_t) + E_mu kl(c_{t+1})",
-        "one more token: log of a product is a sum, and the conditional probabilities sum to 1",
+        "one more token: log of a product is a sum, and mu's conditional probabilities sum to 1",
         all_of("enumeration", "contexts x tokens", [two_level(*shape) for shape in shapes]),
     )
     yield Step(

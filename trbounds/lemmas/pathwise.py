@@ -1,7 +1,9 @@
 """Lemmas on the residual W - 1 - M, response by response.
 
 Along every response it is the difference of two numbers that are not negative, ``phi(W - 1)`` and
-``sum_t phi(rho_t - 1)``, and both of them have the mean D under the rollout policy.
+``sum_t phi(rho_t - 1)``, and both of them have the mean D under the rollout policy. Where the
+training policy leaves the support of the rollout policy, their means are smaller by the mass that
+leaves, which pays for what the rollouts do not see: so D bounds the error there too.
 """
 
 from __future__ import annotations
@@ -12,12 +14,19 @@ import sympy as sp
 
 from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.conjugate import MEAN_PHI, phi
+from trbounds.lemmas.divergences import CHAIN_RULE
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
 from trbounds.lemmas.ratios import MARTINGALE
 from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, T, error, t
 
-__all__ = ["ERROR_BY_TOKEN_PHI", "RESIDUAL_SPLIT", "TOKEN_PHI", "token_phi"]
+__all__ = [
+    "ERROR_BY_SEQUENCE_KL",
+    "ERROR_BY_TOKEN_PHI",
+    "RESIDUAL_SPLIT",
+    "TOKEN_PHI",
+    "token_phi",
+]
 
 #: ``E_mu[sum_t phi(rho_t - 1)]``.
 token_phi = sp.Symbol("E_mu[sum_t phi(rho_t - 1)]", nonnegative=True)
@@ -59,6 +68,110 @@ RESIDUAL_SPLIT = Lemma(
 )
 
 
+def _not_negative_step() -> Step:
+    u = sp.Symbol("u", positive=True)
+    return Step(
+        "A >= 0 and B >= 0",
+        "phi(u - 1) = log(1/u) - (1 - u), and log z >= 1 - 1/z at z = 1/u",
+        all_of(
+            "sign",
+            "the form, and the lemma",
+            [identity(phi(u - 1), sp.log(1 / u) - (1 - u)), LOG_BELOW_LINE.certificate],
+        ),
+        LOG_BELOW_LINE,
+    )
+
+
+# -- whatever the supports ---------------------------------------------------------------------
+
+
+def _mean_phi_on_support(tokens: int) -> Check:
+    """Check the mean of phi(rho - 1) where pi has mass s outside the support of mu."""
+    s = sp.Symbol("s", nonnegative=True)
+    mu = [*sp.symbols(f"mu1:{tokens}", positive=True)]
+    pi = [*sp.symbols(f"pi1:{tokens}", positive=True)]
+    pairs = list(zip([*mu, 1 - sum(mu)], [*pi, 1 - s - sum(pi)], strict=True))
+    mean = sum(m * (p / m - 1) - m * (sp.log(p) - sp.log(m)) for m, p in pairs)
+    return identity(mean, sum(m * (sp.log(m) - sp.log(p)) for m, p in pairs) - s)
+
+
+def _prove_error_by_sequence_kl() -> Iterable[Step]:
+    mu, pi = sp.symbols("mu pi", positive=True)
+    reward, M = sp.symbols("R M", real=True)
+    yield Step(
+        "Error = E_mu[R (W - 1 - M)] + E_pi[R 1{out}], out: the responses that mu cannot draw",
+        "term by term where mu > 0, with W = pi/mu; where mu = 0 only pi R remains",
+        identity(pi * reward - mu * reward - mu * reward * M, mu * reward * (pi / mu - 1 - M)),
+    )
+    yield Step(
+        "W - 1 - M = A - B, A = phi(W - 1), B = sum_t phi(rho_t - 1)",
+        "along every response that mu draws; D finite makes every ratio positive there",
+        RESIDUAL_SPLIT.certificate,
+        RESIDUAL_SPLIT,
+    )
+    yield _not_negative_step()
+    yield Step(
+        "E_mu[phi(rho_t - 1) | c_t] = kl(c_t) - s(c_t), s(c) the mass that pi puts outside the "
+        "support of mu(.|c)",
+        "pi sums to 1 - s over that support; expanded for 2..5 tokens",
+        all_of("enumeration", "2..5 tokens", [_mean_phi_on_support(n) for n in range(2, 6)]),
+    )
+    yield Step(
+        "sum_t E_mu[kl(c_t)] = D, hence E_mu[B] = D - sum_t E_mu[s(c_t)] <= D",
+        "chain rule; the contexts are those of rollouts",
+        CHAIN_RULE.certificate,
+        CHAIN_RULE,
+    )
+    yield Step(
+        "E_mu[A] = D - s, s = P_pi(out)",
+        "the same for a response as one token: its ratio is W, its KL is D",
+        all_of("enumeration", "2..5 responses", [_mean_phi_on_support(n) for n in range(2, 6)]),
+    )
+    share, rest, a, b = sp.symbols("R 1-R A B", nonnegative=True)
+    yield Step(
+        "R (A - B) <= A and R (A - B) >= -B, for R in [0, 1]",
+        "A - R (A - B) = (1 - R) A + R B and R (A - B) + B = R A + (1 - R) B",
+        all_of(
+            "sign",
+            "both sides",
+            [
+                nonnegative((share + rest) * a - share * (a - b), rest * a + share * b),
+                nonnegative(share * (a - b) + (share + rest) * b, share * a + rest * b),
+            ],
+        ),
+    )
+    D, out, lost, seen = sp.symbols("D s sum_t_E[s_t] E_pi[R|out]", nonnegative=True)
+    unseen = sp.Symbol("1-E_pi[R|out]", nonnegative=True)
+    yield Step(
+        "Error <= E_mu[A] + s = D and Error >= -E_mu[B] >= -D",
+        "D less (D - s) + s E_pi[R | out] is s (1 - E_pi[R | out]); and s E_pi[R | out] >= 0",
+        all_of(
+            "sign",
+            "both signs of the error",
+            [
+                nonnegative(D - (D - out * (seen + unseen) + out * seen), out * unseen),
+                nonnegative(D + out * seen - (D - lost), out * seen + lost),
+            ],
+        ),
+    )
+
+
+#: ``|Error| <= D``, whatever the supports of the two policies.
+ERROR_BY_SEQUENCE_KL = Lemma(
+    key="error_by_sequence_kl",
+    title="the residual split into two numbers that are not negative, whatever the supports",
+    left=error,
+    relation="<=",
+    right=SYMBOLS["kl_seq"],
+    prove=_prove_error_by_sequence_kl,
+    assumes="R in [0, 1]; D finite",
+    source="trbounds",
+)
+
+
+# -- with absolute continuity ------------------------------------------------------------------
+
+
 def _prove_error_by_token_phi() -> Iterable[Step]:
     yield Step(
         "Error = E_mu[R (W - 1 - M)]",
@@ -85,17 +198,7 @@ def _prove_error_by_token_phi() -> Iterable[Step]:
         RESIDUAL_SPLIT.certificate,
         RESIDUAL_SPLIT,
     )
-    u = sp.Symbol("u", positive=True)
-    yield Step(
-        "A >= 0 and B >= 0",
-        "phi(u - 1) = log(1/u) - (1 - u), and log z >= 1 - 1/z at z = 1/u",
-        all_of(
-            "sign",
-            "the form, and the lemma",
-            [identity(phi(u - 1), sp.log(1 / u) - (1 - u)), LOG_BELOW_LINE.certificate],
-        ),
-        LOG_BELOW_LINE,
-    )
+    yield _not_negative_step()
     reward, rest, a, b = sp.symbols("R 1-R A B", nonnegative=True)
     yield Step(
         "Error = E_mu[R A] - E_mu[R B] >= -E_mu[R B]",
