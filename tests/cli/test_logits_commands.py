@@ -428,3 +428,21 @@ def test_pickles_are_never_opened(run: Run) -> None:
     data["rollout_logits"] = np.array([{"an": "object"}] * 100, dtype=object)
     np.savez("pickle.npz", **data, allow_pickle=True)
     refused(run("divergences", "pickle.npz", "-o", "a.parquet"), "pickle.npz")
+
+
+def test_traces_of_several_files_merge_and_bad_records_can_be_left_out(run: Run) -> None:
+    import gzip
+
+    with gzip.open(example_path(), "rt") as stream:
+        rows = [json.loads(line) for line in stream]
+    rows[3]["train_logprobs"][0] = 0.5
+    for name, part in (("a.jsonl", rows[:60]), ("b.jsonl", rows[60:])):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    refused(run("mismatch", "a.jsonl", "b.jsonl"), "a.jsonl, record 3")
+    outcome = run("mismatch", "a.jsonl", "b.jsonl", "--on-error", "skip", "--json")
+    assert outcome.code == 0
+    assert outcome.err.startswith("left out: a.jsonl, record 3")
+    found = json.loads(outcome.out)
+    assert found["sequences"] == 127
+    assert found["tokens"] == 12538 - len(rows[3]["train_logprobs"])
+    assert found["largest"][0]["file"] == "b.jsonl"

@@ -254,3 +254,12 @@ def test_a_file_is_swept_like_its_arrays(tmp_path: Path) -> None:
     direct = sweep(x, y, [0.05, 0.5], token_ids=ids, T=9, sets="own")
     assert repr(found) == repr(direct)  # as text, in which NaN equals NaN
     assert done == [262, 500]
+
+
+def test_sweep_takes_arrays_of_any_namespace(xp: ModuleType, real: dict[str, np.ndarray]) -> None:
+    x, y, ids = real["rollout_logits"], real["train_logits"], real["token_ids"]
+    expected = sweep(x, y, [0.01, 0.2], token_ids=ids)
+    found = sweep(xp.asarray(x), xp.asarray(y), [0.01, 0.2], token_ids=ids)
+    for one, other in zip(expected, found, strict=True):
+        for a, b in zip(numbers(asdict(one)), numbers(asdict(other)), strict=True):
+            assert a == pytest.approx(b, rel=1e-12, nan_ok=True)

@@ -184,8 +184,8 @@ def sweep(
     blocks = (
         (
             part.start,
-            rollout_logits[part],
-            train_logits[part],
+            rollout_logits[part, :],
+            train_logits[part, :],
             None if token_ids is None else token_ids[part],
         )
         for part in _parts(*rollout_logits.shape)

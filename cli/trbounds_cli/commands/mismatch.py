@@ -189,6 +189,7 @@ def _measure(
 ) -> MismatchSummary:
     from trbounds.mismatch import MismatchSummary
     from trbounds.traces import example_path, expand_paths, open_trace
+    from trbounds_cli.progress import track
 
     if example and traces:
         raise InputError("give trace files, or --example")
@@ -197,14 +198,15 @@ def _measure(
         raise InputError("a summary holds no tokens, expected files of tokens")
     left_out: list[InputError] = []
     summary = MismatchSummary(logit_error=logit_error)
-    for batch in open_trace(
-        paths,
-        reading["form"],
-        reward_range=reading["reward_range"],
-        on_error=reading["on_error"],
-        on_skip=left_out.append,
-    ):
-        summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))
+    for path in track(paths, "files"):
+        for batch in open_trace(
+            path,
+            reading["form"],
+            reward_range=reading["reward_range"],
+            on_error=reading["on_error"],
+            on_skip=left_out.append,
+        ):
+            summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))
     for problem in left_out:
         sys.stderr.write(f"left out: {problem}\n")
     if not summary.n_tokens:
