@@ -49,14 +49,34 @@ class PairMoments:
             The block they were taken from.
         """
         out = cls()
+        x, y = batch.rollout_logprobs, batch.train_logprobs
+        filled = batch.offsets[1:] > batch.offsets[:-1]
+        first, last = batch.offsets[:-1][filled], batch.offsets[1:][filled] - 1
+        product = np.empty_like(x)
+
+        # Not dot products: their rounding may depend on where the arrays lie in memory.
+        def dot(a: Floats, b: Floats) -> float:
+            return float(np.multiply(a, b, out=product[: a.size]).sum())
+
+        sums = np.array([x.sum(), y.sum(), dot(x, x), dot(y, y)])
         for index, lag in enumerate(LAGS):
-            x, y = _paired(batch, lag)
-            # Not dot products: their rounding may depend on where the arrays lie in memory.
-            sums = (x.size, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum())
+            # At lag 1 the last x and the first y of a sequence have no partner, and products
+            # across the end of a sequence do not count; at lag -1 the other way round.
+            count, total, across = x.size, sums, dot(x, y)
+            if lag:
+                a, b = (last, first) if lag > 0 else (first, last)
+                count = x.size - first.size
+                alone = np.stack([x[a], y[b], x[a] * x[a], y[b] * y[b]])
+                total = sums - alone.sum(axis=1)
+                ends, starts = last[:-1], first[1:]
+                if lag > 0:
+                    across = dot(x[:-1], y[1:]) - (x[ends] * y[starts]).sum()
+                else:
+                    across = dot(x[1:], y[:-1]) - (x[starts] * y[ends]).sum()
             at = index * len(_SUMS)
-            out._pairs.high[at : at + len(_SUMS)] = sums
+            out._pairs.high[at : at + len(_SUMS)] = count, *total, across
         ratio = batch.log_ratio
-        out._offset.high[:] = ratio.sum(), (ratio * ratio).sum()
+        out._offset.high[:] = ratio.sum(), dot(ratio, ratio)
         if block.mask is not None:
             out.add_masked(block, block.mask)
         return out
@@ -154,15 +174,3 @@ class PairMoments:
     def _moments(self, lag: int) -> tuple[float, ...]:
         at = LAGS.index(lag) * len(_SUMS)
         return tuple(self._pairs.value[at : at + len(_SUMS)].tolist())
-
-
-def _paired(batch: TraceBatch, lag: int) -> tuple[Floats, Floats]:
-    x, y = batch.rollout_logprobs, batch.train_logprobs
-    if lag == 0:
-        return x, y
-    inside = np.ones(max(batch.n_tokens - 1, 0), dtype=bool)
-    starts = batch.offsets[1:-1]
-    inside[starts[(starts > 0) & (starts < batch.n_tokens)] - 1] = False
-    if lag > 0:
-        return x[:-1][inside], y[1:][inside]
-    return x[1:][inside], y[:-1][inside]
