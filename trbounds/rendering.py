@@ -154,8 +154,10 @@ def render_all(documents: Sequence[dict[str, Any]], form: Format = "text") -> st
     lemmas = {lemma["key"]: lemma for document in documents for lemma in document["lemmas"]}
     symbols = {s["symbol"]["text"]: s for document in documents for s in document["symbols"]}
     write = _WRITERS[form]
+    heading = [write.heading("Lemmas")] if len(documents) > 1 else []
     parts = [
         *(write.derivation(document) for document in documents),
+        *heading,
         *(write.lemma(lemma) for lemma in lemmas.values()),
         write.legend(list(symbols.values())),
     ]
@@ -182,6 +184,7 @@ def render_check(document: dict[str, Any]) -> str:
 class _Writer(NamedTuple):
     """One form: each function returns lines."""
 
+    heading: Callable[[str], list[str]]
     derivation: Callable[[dict[str, Any]], list[str]]
     lemma: Callable[[dict[str, Any]], list[str]]
     legend: Callable[[list[dict[str, Any]]], list[str]]
@@ -355,7 +358,13 @@ def _escape(words: str) -> str:
 
 
 _WRITERS = {
-    "text": _Writer(_text_derivation, _text_lemma, _text_legend),
-    "markdown": _Writer(_markdown_derivation, _markdown_lemma, _markdown_legend),
-    "latex": _Writer(_latex_derivation, _latex_lemma, _latex_legend),
+    "text": _Writer(
+        lambda title: [title, "=" * len(title)], _text_derivation, _text_lemma, _text_legend
+    ),
+    "markdown": _Writer(
+        lambda title: [f"## {title}"], _markdown_derivation, _markdown_lemma, _markdown_legend
+    ),
+    "latex": _Writer(
+        lambda title: [rf"\section{{{title}}}"], _latex_derivation, _latex_lemma, _latex_legend
+    ),
 }

@@ -12,13 +12,13 @@ def command(json: AsJson = False) -> None:
 
     Example: `trbounds bounds`
     """
-    import sympy as sp
+    from trbounds.printing import text
 
     rows = [
         {
             "key": bound.key,
             "title": bound.title,
-            "statement": sp.sstr(bound.statement().value),
+            "statement": text(bound.statement().value),
             "order": f"T^{bound.growth:g}",
             "source": str(bound.source),
             "kind": bound.kind.value,
