@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trbounds.bounds import all_bounds
 from trbounds_cli.options import AsJson
 from trbounds_cli.output import print_json, print_table
@@ -14,7 +16,7 @@ def command(json: AsJson = False) -> None:
     """
     from trbounds.printing import text
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "key": bound.key,
             "title": bound.title,
