@@ -9,6 +9,7 @@ from typing import Any
 
 import sympy as sp
 from flint import arb, fmpq
+from sympy.utilities.iterables import sift
 
 from trbounds.certified.functions import Monotone, SharpTV, stable_form
 from trbounds.certified.infimum import infimum
@@ -68,6 +69,8 @@ class Reader:
         build = self._builder(expr)
         if not _free(expr) & bound:
             value = build(expr, _NONE)({})
+            if not isinstance(value, int) and value.lower() < 0 and expr.is_nonnegative:
+                value = value.nonnegative_part()
             return lambda at: value
         if not isinstance(expr, Monotone):
             return build(expr, bound)
@@ -122,7 +125,9 @@ class Reader:
         return lambda at: reduce(add, [part(at) for part in parts])
 
     def _mul(self, expr: Any, bound: frozenset[Any]) -> Compiled:
-        parts = self._parts(expr, bound)
+        # What varies comes first: an infinite end then meets each factor's own sign.
+        varying, constant = sift(expr.args, lambda arg: bool(_free(arg) & bound), binary=True)
+        parts = [self._compile(arg, bound) for arg in (*varying, *constant)]
         return lambda at: reduce(mul, [part(at) for part in parts])
 
     def _pow(self, expr: Any, bound: frozenset[Any]) -> Compiled:
