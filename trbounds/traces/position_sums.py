@@ -19,7 +19,9 @@ _MEANS = ("tv", "kl", "chi2", "abs_ratio", "square", "k3", "ratio")
 _SQUARED = ("tv", "kl", "chi2", "square", "k3")
 _SQUARE_OF = {"abs_ratio": "square", "ratio": "square"}
 _MAXIMA = ("tv", "kl", "chi2", "abs_log_ratio")
-_SPLITTER = 1.5 * 2.0**32
+
+_LONG = 256
+"""Mean length from which the sums are taken sequence by sequence."""
 
 
 class PositionSums:
@@ -96,27 +98,25 @@ class PositionSums:
         out.n_sequences = batch.n_sequences
         if batch.n_tokens == 0:
             return out
-        order, starts, out.alive = _position_major(batch.offsets)
-        ratio = terms.ratio.take(order)
-        columns = {"ratio": ratio, "abs_ratio": np.abs(ratio), "square": ratio * ratio}
-        columns["k3"] = terms.k3.take(order)
-        columns["abs_log_ratio"] = terms.abs_log_ratio.take(order)
+        columns = {"ratio": terms.ratio, "abs_ratio": terms.abs_ratio, "square": terms.square}
+        columns["k3"] = terms.k3
         for name in ("tv", "kl", "chi2"):
             values = getattr(batch, name)
             if values is not None:
-                columns[name] = values.take(order)
-        for name, values in columns.items():
-            if name == "ratio":
-                # Of either sign: split so that the larger parts add without rounding.
-                large = (values + _SPLITTER) - _SPLITTER
-                low = np.add.reduceat(values - large, starts)
-                out._sums[name] = CompensatedSum(np.add.reduceat(large, starts), low)
-            elif name in out._sums:
-                out._sums[name] = CompensatedSum(np.add.reduceat(values, starts))
-            if name in out._squares:
-                out._squares[name] = CompensatedSum(np.add.reduceat(values * values, starts))
-            if name in out._maxima:
-                out._maxima[name] = np.maximum.reduceat(values, starts)
+                columns[name] = values
+        targets = [(out._sums, name) for name in columns]
+        rows = list(columns.values())
+        for name in _SQUARED:
+            if name in columns:
+                targets.append((out._squares, name))
+                rows.append(columns[name] * columns[name])
+        maxima = {name: columns[name] for name in _MAXIMA if name in columns}
+        maxima["abs_log_ratio"] = terms.abs_log_ratio
+        reduce = _by_sequence if batch.n_tokens >= _LONG * batch.n_sequences else _by_position
+        totals, tops, out.alive = reduce(rows, list(maxima.values()), batch.offsets)
+        for (sums, name), total in zip(targets, totals, strict=True):
+            sums[name] = CompensatedSum(total)
+        out._maxima.update(zip(maxima, tops, strict=True))
         out._grow(out.T)
         return out
 
@@ -177,6 +177,33 @@ class PositionSums:
             raise InputError(f"found {name!r}, expected one of {', '.join(known)}", field="name")
         if self.n_sequences == 0:
             raise InputError("the summary holds no sequence")
+
+
+def _by_sequence(
+    rows: list[Floats], maxima: list[Floats], offsets: NDArray[np.int64]
+) -> tuple[list[Floats], list[Floats], NDArray[np.int64]]:
+    """Add sequence after sequence: a few calls for each, which long ones are worth."""
+    lengths = np.diff(offsets)
+    T = int(lengths.max())
+    alive = lengths.size - np.cumsum(np.bincount(lengths))[:-1]
+    cuts = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+    out = []
+    for ufunc, columns in ((np.add, rows), (np.maximum, maxima)):
+        stacked, total = np.stack(columns), np.zeros((len(columns), T))
+        for start, stop in cuts:
+            part = total[:, : stop - start]
+            ufunc(part, stacked[:, start:stop], out=part)
+        out.append(list(total))
+    return out[0], out[1], alive
+
+
+def _by_position(
+    rows: list[Floats], maxima: list[Floats], offsets: NDArray[np.int64]
+) -> tuple[list[Floats], list[Floats], NDArray[np.int64]]:
+    """Bring the tokens of a position together: the same number of calls for any sequences."""
+    order, starts, alive = _position_major(offsets)
+    totals = [np.add.reduceat(values.take(order), starts) for values in rows]
+    return totals, [np.maximum.reduceat(values.take(order), starts) for values in maxima], alive
 
 
 def _position_major(

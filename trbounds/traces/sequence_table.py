@@ -102,8 +102,11 @@ class SequenceTable:
                 columns[f"{name}_sum"] = terms.sum_by_sequence(values)
         if batch.kl is not None:
             columns["kl_max"] = terms.max_by_sequence(batch.kl)
-        if batch.chi2 is not None:
-            columns["residual_path"] = _residual_path(terms, batch.chi2)
+        if batch.chi2 is not None and terms.log_weight_before is not None:
+            path = np.expm1(terms.log_weight_before)
+            path *= path
+            path *= batch.chi2
+            columns["residual_path"] = terms.sum_by_sequence(path)
         return cls.from_statistics(batch, columns)
 
     @classmethod
@@ -177,13 +180,6 @@ def _concatenate(chunks: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any
         name: np.concatenate([np.empty(0, kind), *(chunk.pop(name) for chunk in chunks)])
         for name, kind in COLUMNS.items()
     }
-
-
-def _residual_path(terms: TokenTerms, chi2: NDArray[np.float64]) -> NDArray[np.float64]:
-    values = np.expm1(terms.log_weight_before)
-    values *= values
-    values *= chi2
-    return terms.sum_by_sequence(values)
 
 
 def _groups(batch: TraceBatch) -> NDArray[np.int64]:

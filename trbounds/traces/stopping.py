@@ -62,7 +62,8 @@ class StoppedSums:
         """Sum a block; nothing is added where chi2 is not logged."""
         out = cls()
         chi2, offsets = terms.batch.chi2, terms.batch.offsets
-        if chi2 is None:
+        log_weight = terms.log_weight_before
+        if chi2 is None or log_weight is None:
             return out
         out.n_sequences = terms.batch.n_sequences
         spent = prefix_sum(chi2, offsets)
@@ -77,7 +78,7 @@ class StoppedSums:
         first = np.repeat(np.cumsum(repeats) - repeats, repeats)
         budget = np.arange(int(repeats.sum())) - first
         budget += np.repeat(exceeded[tokens] - repeats, repeats)
-        weight = np.repeat(np.exp(terms.log_weight_before[tokens]), repeats)
+        weight = np.repeat(np.exp(log_weight[tokens]), repeats)
         owners = np.searchsorted(offsets, tokens, side="right") - 1
         totals = terms.sum_by_sequence(chi2)
         tail = np.repeat(np.maximum(totals[owners] - before[tokens], 0.0), repeats)

@@ -37,7 +37,7 @@ __all__ = ["COUNTS", "Kernel", "Partial", "Skipped", "TraceSummary"]
 
 Kernel = Literal["auto", "numpy", "numba"]
 
-_BLOCK_TOKENS = 131_072
+_BLOCK_TOKENS = 65_536
 """Tokens looked at together: few enough for the cache, many enough to be worth numpy's calls."""
 
 _THREAD_TOKENS = 1 << 18

@@ -82,9 +82,9 @@ class TokenTerms:
     log_ratio, abs_log_ratio, ratio, abs_ratio, square, k3 : ndarray
         ``log rho``, ``|log rho|``, ``rho - 1``, ``|rho - 1|``, ``(rho - 1)^2``,
         ``rho - 1 - log rho``.
-    log_weight_before : ndarray
+    log_weight_before : ndarray or None
         ``log W_{t-1}``: the sum of ``log rho`` over the earlier tokens of the sequence, at most
-        100.
+        100. There if chi2 is logged.
     saturated : int
         Sequences of which ``log_weight_before`` was cut at 100.
     kl_log_chi2_excess : ndarray or None
@@ -98,7 +98,7 @@ class TokenTerms:
     abs_ratio: Floats
     square: Floats
     k3: Floats
-    log_weight_before: Floats
+    log_weight_before: Floats | None
     saturated: int
     kl_log_chi2_excess: Floats | None
 
@@ -107,19 +107,23 @@ class TokenTerms:
         """Compute the terms of a batch that has no mask."""
         log_ratio = batch.log_ratio
         ratio = np.expm1(log_ratio)
-        before = shift_prefix_sum(prefix_sum(log_ratio, batch.offsets), batch.offsets)
-        saturated = 0
-        if before.size and before.max() > LOG_WEIGHT_CAP:
-            over = np.flatnonzero(before > LOG_WEIGHT_CAP)
-            saturated = np.unique(np.searchsorted(batch.offsets, over, side="right")).size
-            np.minimum(before, LOG_WEIGHT_CAP, out=before)
+        size = np.abs(log_ratio)
+        before, saturated = None, 0
+        # Without chi2 the weights are only looked at where they may be cut.
+        largest = reduce_segments(np.add, size, batch.offsets).max(initial=0.0)
+        if batch.chi2 is not None or largest > LOG_WEIGHT_CAP:
+            before = shift_prefix_sum(prefix_sum(log_ratio, batch.offsets), batch.offsets)
+            if before.max(initial=0.0) > LOG_WEIGHT_CAP:
+                over = np.flatnonzero(before > LOG_WEIGHT_CAP)
+                saturated = np.unique(np.searchsorted(batch.offsets, over, side="right")).size
+                np.minimum(before, LOG_WEIGHT_CAP, out=before)
         excess = None
         if batch.kl is not None and batch.chi2 is not None:
             excess = batch.kl - np.log1p(batch.chi2)
         return cls(
             batch=batch,
             log_ratio=log_ratio,
-            abs_log_ratio=np.abs(log_ratio),
+            abs_log_ratio=size,
             ratio=ratio,
             abs_ratio=np.abs(ratio),
             square=ratio * ratio,
