@@ -169,7 +169,7 @@ class _Text(_PositiveFirst, StrPrinter):  # type: ignore[misc]
         return str(super()._print(expr, **kwargs))
 
     def parenthesize(self, item: Any, level: int, strict: bool = False) -> str:
-        loose = isinstance(item, (sp.Sum, sp.Product, sp.Derivative)) or _has_open_space(item)
+        loose = isinstance(item, (sp.Sum, sp.Product, sp.Derivative)) or _is_compound(item)
         if loose and level > PRECEDENCE["Add"]:
             return f"({self._print(item)})"
         return str(super().parenthesize(item, level, strict))
@@ -260,14 +260,14 @@ class _Text(_PositiveFirst, StrPrinter):  # type: ignore[misc]
         return ", ".join(self._print(a) for a in ordered)
 
 
-def _has_open_space(item: Any) -> bool:
-    """Whether a symbol's name has a space outside of brackets and bars."""
+def _is_compound(item: Any) -> bool:
+    """Whether a symbol's name has a space or a sign outside of brackets and bars."""
     if not isinstance(item, sp.Symbol) or item.name.startswith("|"):
         return False
     depth = 0
     for mark in item.name:
         depth += (mark in "([{") - (mark in ")]}")
-        if mark == " " and depth == 0:
+        if mark in " +-" and depth == 0:
             return True
     return False
 
