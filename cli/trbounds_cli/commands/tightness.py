@@ -26,7 +26,7 @@ _SAME = 1e-9
 def command(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="[KEY]", help="One bound; all by default.", show_default=False),
+        typer.Argument(metavar="KEY", help="One bound; all by default.", show_default=False),
     ] = None,
     T_max: Annotated[
         int, typer.Option("--T-max", min=2, max=12, metavar="N", help="Longest horizon to search.")
