@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from trbounds.traces.jackknife import Blocks
 from trbounds.traces.summary import TraceSummary
 
@@ -19,12 +21,16 @@ FINDINGS = {
     "zero_train_logprobs": "training log-probabilities are zero-filled",
     "zero_rollout_logprobs": "rollout log-probabilities are zero-filled",
     "shifted_by_one": "the two lists are shifted against each other by one token",
+    "unrelated_logprobs": "the two lists do not belong to the same tokens",
+    "misaligned_sequences": "in some sequences the two lists do not belong to the same tokens",
+    "repeated_tokens": "every token is in the lists twice",
     "constant_offset": "log rho is nearly constant and not 0",
     "temperature_mismatch": "the two log-probabilities are scaled differently",
     "truncated_sampling": "some tokens of the training policy are never sampled",
     "ratio_above_one": "the mean of rho is above 1",
     "post_rejection_mask": "the mask leaves out tokens that a rejection rule dropped",
     "rejected_sequences": "sequences were sampled and rejected",
+    "repeated_sequences": "sequences are in the trace twice",
     "mixed_weight_versions": "sequences were sampled by changing weights",
 }
 """Every finding, and what it means."""
@@ -38,10 +44,21 @@ _FEW_TOKENS = 100
 _SHIFT_MARGIN = 0.1
 """A right trace correlates above 0.99 at lag 0 and about 0.2 at lag 1."""
 
+_WEAK = 0.5
+"""A correlation that no two versions of one policy have."""
+
+_ABSURD_KL = 0.5
+"""Mean k3 of a sequence, in nats per token: 60 times that of 16 policy-gradient steps."""
+
 _SLOPE_TOLERANCE = 0.05
 """Six real mismatches, 16 policy-gradient steps among them, have slopes within 0.004 of 1; a
 temperature that differs by 10 % gives about 0.1."""
 
+_LONG = 16
+"""Two samples of so many tokens are not the same by chance, except from a policy that is nearly
+certain of every token."""
+
+_SMALL_SHARE = 0.01
 _ZERO_SHARE = 1e-3
 _MASK_FACTOR = 2.0
 
@@ -104,7 +121,7 @@ def findings(summary: TraceSummary) -> list[Finding]:
     if not any(summary.counts[name] == summary.n_tokens for name in columns):
         # A copied or an empty column says nothing more.
         found += [*_aligned(summary), *_ratios(summary)]
-    found += [*_masked(summary), *_versions(summary)]
+    found += [*_masked(summary), *_repeated(summary), *_versions(summary)]
     order = ("error", "warning", "info")
     return sorted(found, key=lambda item: order.index(item.severity))
 
@@ -177,6 +194,27 @@ def _aligned(summary: TraceSummary) -> Iterator[Finding]:
                 numbers={"lag": float(lag), "correlation": there, "correlation_at_0": here},
             )
             return
+    if not here > _WEAK and pairs.log_ratio_deviation > _WEAK:
+        yield Finding(
+            name="unrelated_logprobs",
+            severity="error",
+            found=f"the two log-probabilities of a token correlate at {here:.3f} only",
+            advice="The two lists are not of the same tokens: check how they were joined",
+            numbers={"correlation": here},
+        )
+        return
+    yield from _misaligned(summary)
+    if pairs.correlation(1) > _WEAK:
+        yield Finding(
+            name="repeated_tokens",
+            severity="warning",
+            found=(
+                "the rollout log-probability of a token correlates with the training one of the "
+                f"next at {pairs.correlation(1):.3f}, where about 0.2 is usual"
+            ),
+            advice="Check whether tokens were written twice",
+            numbers={"correlation": pairs.correlation(1)},
+        )
     slope = pairs.slope
     if here > 0.9 and abs(slope - 1.0) > _SLOPE_TOLERANCE:
         yield Finding(
@@ -192,6 +230,28 @@ def _aligned(summary: TraceSummary) -> Iterator[Finding]:
             ),
             numbers={"slope": slope, "correlation": here},
         )
+
+
+def _misaligned(summary: TraceSummary) -> Iterator[Finding]:
+    table = summary.sequences
+    long = table["length"] >= _LONG
+    k3 = table["k3_sum"][long] / table["length"][long]
+    bad = int(np.count_nonzero(k3 > _ABSURD_KL))
+    if not bad:
+        return
+    rows = np.flatnonzero(long)
+    worst = int(rows[int(np.argmax(k3))])
+    place = f"{summary.files[table['file'][worst]]}, record {table['record'][worst]}"
+    yield Finding(
+        name="misaligned_sequences",
+        severity="error" if bad > _SMALL_SHARE * summary.n_sequences else "warning",
+        found=(
+            f"{bad} sequences have a mean k3 above {_ABSURD_KL} nats per token, the worst "
+            f"{k3.max():.3g} ({place})"
+        ),
+        advice="Their two lists are hardly of the same tokens: check how sequences were joined",
+        numbers={"sequences": float(bad), "worst": float(k3.max())},
+    )
 
 
 def _ratios(summary: TraceSummary) -> Iterator[Finding]:
@@ -301,6 +361,25 @@ def _masked(summary: TraceSummary) -> Iterator[Finding]:
 def _mean_abs(summary: TraceSummary) -> float:
     """Return the root mean square of log rho over tokens, at least its mean absolute value."""
     return math.hypot(summary.pairs.log_ratio_mean, summary.pairs.log_ratio_deviation)
+
+
+def _repeated(summary: TraceSummary) -> Iterator[Finding]:
+    table = summary.sequences
+    long = table["length"] >= _LONG
+    names = ("length", "log_weight", "rollout_logprob_sum")
+    keys = np.stack([table[name][long].astype(np.float64) for name in names], axis=1)
+    repeated = len(keys) - len(np.unique(keys, axis=0))
+    if repeated > _SMALL_SHARE * summary.n_sequences:
+        yield Finding(
+            name="repeated_sequences",
+            severity="warning",
+            found=f"{repeated} sequences have exactly the log-probabilities of another",
+            advice=(
+                "If they were logged twice (by two ranks, or again after a restart), drop the "
+                "copies: standard errors are too small with them"
+            ),
+            numbers={"sequences": float(repeated), "share": repeated / summary.n_sequences},
+        )
 
 
 def _versions(summary: TraceSummary) -> Iterator[Finding]:

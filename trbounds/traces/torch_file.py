@@ -198,5 +198,6 @@ def _widened(values: NDArray[Any], kind: str) -> NDArray[Any]:
         values = halves.view("<f4")[..., 0]
     if kind == "bool":
         values = values != 0
-    out: NDArray[Any] = values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN
+        out: NDArray[Any] = values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
     return out
