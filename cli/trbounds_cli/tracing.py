@@ -45,8 +45,9 @@ def read_batches(
     form: str | None = None,
     reward_range: tuple[float, float] = (0.0, 1.0),
     on_error: str = "fail",
+    quiet: bool = False,
 ) -> Iterator[TraceBatch]:
-    """Read the tokens of a command line's traces; say on stderr what is left out."""
+    """Read the tokens of a command line's traces; say on stderr what is left out, unless quiet."""
     from trbounds.traces import example_path, expand_paths, open_trace
 
     if example == bool(traces):
@@ -60,7 +61,7 @@ def read_batches(
         form,
         reward_range=reward_range,
         on_error=on_error,
-        on_skip=_say_left_out,
+        on_skip=None if quiet else _say_left_out,
     )
 
 

@@ -1,4 +1,4 @@
-"""What masking does to a batch: what is accepted, which lengths, and the surrogate left."""
+"""What masking does to a batch: what is accepted, and the surrogate that is left."""
 
 from __future__ import annotations
 
@@ -10,44 +10,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.errors import InputError
-from trbounds.masking.guarantees import Guarantee, guarantee_of
-from trbounds.masking.rules import get_rule
+from trbounds.masking.acceptance import (
+    Acceptance,
+    Bin,
+    accept_share,
+    by_length,
+    by_value,
+    token_exclusion,
+)
+from trbounds.masking.guarantees import (
+    Guarantee,
+    LengthNeutralGuarantee,
+    guarantee_of,
+    length_neutral_of,
+)
+from trbounds.masking.language import parse_rule
+from trbounds.masking.rules import Rule
+from trbounds.masking.statistics import compute_statistics
 from trbounds.traces.error_estimates import centred_reward
 from trbounds.traces.jackknife import Blocks, Estimate
 from trbounds.traces.summary import TraceSummary
 
-__all__ = ["LengthBin", "MaskEffect", "mask", "sweep"]
-
-Floats = NDArray[np.float64]
-
-_BINS = 5
-
-
-@dataclass(frozen=True)
-class LengthBin:
-    """Acceptance among sequences of similar length, ``shortest`` to ``longest`` tokens."""
-
-    shortest: int
-    longest: int
-    n_sequences: int
-    accepted_share: float
+__all__ = ["MaskEffect", "compare", "mask"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskEffect:
-    """What a rule, or several at once, does to a trace.
+    """What a rule does to a trace.
 
     Parameters
     ----------
-    thresholds : mapping of str to float
-        Rule and threshold; a sequence is accepted when every rule accepts it.
+    rule : Rule
+        The rule.
     accept : ndarray of bool
         One entry per sequence, in the order of the summary.
-    accepted_share, accepted_token_share : float
-        Of the sequences, and of their tokens.
-    by_length : tuple of LengthBin
-        Acceptance by fifths of the lengths: does the rule drop the long ones?
+    accepted : Acceptance
+        Share of the sequences accepted.
+    accepted_token_share : float
+        Share of the tokens.
+    by_length, by_reward, by_step : tuple of Bin
+        Acceptance by tenths of the lengths, by reward and by training step; empty where these are
+        not logged. Does the rule drop the long ones, or the good ones?
+    token_exclusion : float
+        p of the shares ``(1-p)^T`` that are expected by length.
     surrogate : Estimate or None
         ``(1/N) sum_i accept_i (R_i - b_i) M_i``, divided by the batch size N, with ``b_i`` the
         mean reward of the other sequences of the prompt; None without rewards.
@@ -56,53 +61,60 @@ class MaskEffect:
     ppl_gap, accepted_ppl_gap : float
         Mean of ``|mean_t log pi - mean_t log mu|`` in nats, of all and of accepted sequences.
     guarantee : Guarantee or None
-        What a cap on a path sum proves.
+        What the caps of the rule prove.
+    length_neutral : LengthNeutralGuarantee or None
+        What LN-TRM says, where the rule caps it.
     """
 
-    thresholds: Mapping[str, float]
+    rule: Rule
     accept: NDArray[np.bool_]
-    accepted_share: float
+    accepted: Acceptance
     accepted_token_share: float
-    by_length: tuple[LengthBin, ...]
+    by_length: tuple[Bin, ...]
+    by_reward: tuple[Bin, ...]
+    by_step: tuple[Bin, ...]
+    token_exclusion: float
     surrogate: Estimate | None
     unmasked_surrogate: Estimate | None
     ppl_gap: float
     accepted_ppl_gap: float
     guarantee: Guarantee | None
+    length_neutral: LengthNeutralGuarantee | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without the mask itself."""
         return {
-            "thresholds": dict(self.thresholds),
-            "accepted_share": self.accepted_share,
+            "rule": str(self.rule),
+            "accepted": self.accepted.to_dict(),
             "accepted_token_share": self.accepted_token_share,
-            "by_length": [vars(b) for b in self.by_length],
-            "surrogate": None if self.surrogate is None else self.surrogate.to_dict(),
-            "unmasked_surrogate": None
-            if self.unmasked_surrogate is None
-            else self.unmasked_surrogate.to_dict(),
+            "by_length": [part.to_dict() for part in self.by_length],
+            "by_reward": [part.to_dict() for part in self.by_reward],
+            "by_step": [part.to_dict() for part in self.by_step],
+            "token_exclusion": self.token_exclusion,
+            "surrogate": _plain(self.surrogate),
+            "unmasked_surrogate": _plain(self.unmasked_surrogate),
             "ppl_gap": self.ppl_gap,
             "accepted_ppl_gap": self.accepted_ppl_gap,
             "guarantee": None if self.guarantee is None else vars(self.guarantee),
+            "length_neutral": _plain(self.length_neutral),
         }
 
 
 def mask(
     summary: TraceSummary,
-    thresholds: Mapping[str, float],
-    *,
-    scores: Mapping[str, Floats] | None = None,
+    rule: str | Rule,
+    statistics: Mapping[str, NDArray[Any]] | None = None,
 ) -> MaskEffect:
-    """Apply masking rules to a trace.
+    """Apply a masking rule to a trace.
 
     Parameters
     ----------
     summary : TraceSummary
         The trace.
-    thresholds : mapping of str to float
-        Largest accepted score of each rule of :data:`trbounds.masking.RULES`.
-    scores : mapping of str to ndarray, optional
-        Scores of rules that need the tokens.
+    rule : str or Rule
+        The rule; see :func:`trbounds.masking.parse_rule`.
+    statistics : mapping of str to ndarray, optional
+        Of :func:`trbounds.masking.compute_statistics`, for rules that need the tokens.
 
     Returns
     -------
@@ -111,100 +123,74 @@ def mask(
     Raises
     ------
     InputError
-        For an unknown rule, a threshold that is not a number of at least 0, or a missing field.
+        If the text is no rule, or the trace lacks what it needs.
 
     Examples
     --------
     >>> from trbounds.masking import mask
     >>> from trbounds.traces import example_path, summarize
-    >>> mask(summarize(example_path()), {"trm_max": 0.005}).accepted_share
+    >>> mask(summarize(example_path()), "max kl <= 0.005").accepted.share.value
     0.9921875
     """
-    if not thresholds:
-        raise InputError("no rule given, expected at least one")
-    accept = np.ones(summary.n_sequences, dtype=bool)
-    for key, threshold in thresholds.items():
-        if not threshold >= 0:
-            raise InputError(f"found {threshold:g}, expected a number of at least 0", field=key)
-        accept &= _scores_of(summary, key, scores) <= threshold
-    return _effect(summary, dict(thresholds), accept)
+    rule = parse_rule(rule) if isinstance(rule, str) else rule
+    if statistics is None:
+        statistics = compute_statistics(summary, rule.statistics)
+    table, groups = summary.sequences, summary.groups()
+    accept, lengths = rule.accept(statistics), table["length"]
+    gap = np.abs(table["log_weight"] / np.maximum(lengths, 1))
+    surrogate = unmasked = None
+    rewards: tuple[Bin, ...] = ()
+    if summary.has("reward"):
+        terms = centred_reward(table, groups) * table["ratio_sum"]
+        blocks = Blocks(groups)
+        surrogate, unmasked = blocks.mean(np.where(accept, terms, 0.0)), blocks.mean(terms)
+        rewards = by_value(accept, table["reward"], groups)
+    tokens, caps = int(lengths.sum(dtype=np.int64)), rule.caps()
+    return MaskEffect(
+        rule=rule,
+        accept=accept,
+        accepted=accept_share(accept, groups),
+        accepted_token_share=float(lengths[accept].sum() / tokens) if tokens else 0.0,
+        by_length=by_length(accept, lengths, groups),
+        by_reward=rewards,
+        by_step=by_value(accept, table["step"], groups, each=True) if summary.has("step") else (),
+        token_exclusion=token_exclusion(accept, lengths),
+        surrogate=surrogate,
+        unmasked_surrogate=unmasked,
+        ppl_gap=float(gap.mean()),
+        accepted_ppl_gap=float(gap[accept].mean()) if accept.any() else math.nan,
+        guarantee=guarantee_of(summary, caps, all_accepted=bool(accept.all())),
+        length_neutral=length_neutral_of(summary, caps, statistics, accept),
+    )
 
 
-def sweep(
+def compare(
     summary: TraceSummary,
-    rule: str,
-    thresholds: Sequence[float] | None = None,
-    *,
-    scores: Mapping[str, Floats] | None = None,
+    rules: Sequence[str | Rule],
+    statistics: Mapping[str, NDArray[Any]] | None = None,
 ) -> list[MaskEffect]:
-    """Apply one rule with several thresholds.
+    """Apply several rules to one trace, each by itself.
 
     Parameters
     ----------
     summary : TraceSummary
         The trace.
-    rule : str
-        Key of a rule.
-    thresholds : sequence of float, optional
-        By default those that accept 10 %, 20 %, ... 100 % of the sequences.
-    scores : mapping of str to ndarray, optional
-        As for :func:`mask`.
+    rules : sequence of str or Rule
+        The rules.
+    statistics : mapping of str to ndarray, optional
+        As for :func:`mask`, with what every rule needs.
 
     Returns
     -------
     list of MaskEffect
-        One per threshold.
+        In order of the rules.
     """
-    if thresholds is None:
-        found = _scores_of(summary, rule, scores)
-        shares = np.arange(1, 11) / 10
-        levels = np.quantile(found, shares, method="inverted_cdf")
-        thresholds = [float(level) for level in np.unique(levels)]
-    return [mask(summary, {rule: threshold}, scores=scores) for threshold in thresholds]
+    parsed = [parse_rule(rule) if isinstance(rule, str) else rule for rule in rules]
+    if statistics is None:
+        names = [name for rule in parsed for name in rule.statistics]
+        statistics = compute_statistics(summary, names)
+    return [mask(summary, rule, statistics) for rule in parsed]
 
 
-def _scores_of(summary: TraceSummary, key: str, scores: Mapping[str, Floats] | None) -> Floats:
-    rule = get_rule(key)
-    return scores[key] if scores and key in scores else rule.scores(summary)
-
-
-def _effect(
-    summary: TraceSummary, thresholds: dict[str, float], accept: NDArray[np.bool_]
-) -> MaskEffect:
-    table = summary.sequences
-    lengths = table["length"]
-    gap = np.abs(table["log_weight"] / np.maximum(lengths, 1))
-    surrogate = unmasked = None
-    if summary.has("reward"):
-        groups = summary.groups()
-        terms = centred_reward(table, groups) * table["ratio_sum"]
-        blocks = Blocks(groups)
-        surrogate, unmasked = blocks.mean(np.where(accept, terms, 0.0)), blocks.mean(terms)
-    tokens = int(lengths.sum())
-    return MaskEffect(
-        thresholds=thresholds,
-        accept=accept,
-        accepted_share=float(accept.mean()),
-        accepted_token_share=float(lengths[accept].sum() / tokens) if tokens else 0.0,
-        by_length=_by_length(lengths, accept),
-        surrogate=surrogate,
-        unmasked_surrogate=unmasked,
-        ppl_gap=float(gap.mean()),
-        accepted_ppl_gap=float(gap[accept].mean()) if accept.any() else math.nan,
-        guarantee=guarantee_of(summary, thresholds, bool(accept.all())),
-    )
-
-
-def _by_length(lengths: NDArray[np.int32], accept: NDArray[np.bool_]) -> tuple[LengthBin, ...]:
-    edges = np.unique(np.quantile(lengths, np.arange(1, _BINS) / _BINS, method="inverted_cdf"))
-    which = np.searchsorted(edges, lengths, side="left")
-    return tuple(
-        LengthBin(
-            int(lengths[inside].min()),
-            int(lengths[inside].max()),
-            int(inside.sum()),
-            float(accept[inside].mean()),
-        )
-        for inside in (which == number for number in range(edges.size + 1))
-        if inside.any()
-    )
+def _plain(part: Estimate | LengthNeutralGuarantee | None) -> dict[str, Any] | None:
+    return None if part is None else part.to_dict()

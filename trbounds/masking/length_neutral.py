@@ -1,8 +1,6 @@
-"""The length-neutral score, the one rule that needs the tokens."""
+"""The length-neutral score LN-TRM: |rho - 1| weighted by what can still follow."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,37 +8,26 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 
-__all__ = ["length_neutral_scores"]
+__all__ = ["length_neutral_score", "length_neutral_weights"]
 
 Floats = NDArray[np.float64]
 
 
-def length_neutral_scores(
-    batches: Iterable[TraceBatch], *, T: int, kl_max: float, tv_max: float | None = None
-) -> Floats:
-    """Score sequences by LN-TRM: ``sum_t |rho_t - 1| w_t / sum_t w_t``.
+def length_neutral_weights(T: int, kl_max: float, tv_max: float | None = None) -> Floats:
+    """Weights ``w_t = min(1, (T-t) tv_max, sqrt((T-t) kl_max/2))`` of LN-TRM.
 
     Parameters
     ----------
-    batches : iterable of TraceBatch
-        The trace.
     T : int
         Horizon: the longest response.
     kl_max : float
-        delta, the largest token KL: ``w_t = min(1, sqrt((T-t) delta/2))``.
+        delta, the largest token KL in nats.
     tv_max : float, optional
-        eps, the largest token TV: with it ``w_t`` is at most ``(T-t) eps`` too (TRM v3).
+        eps, the largest token TV (TRM v3).
 
     Returns
     -------
-    ndarray
-        One score per sequence, in the order of a summary: by file name, then record. 0 for a
-        sequence of which every weight is 0.
-
-    Raises
-    ------
-    InputError
-        If a sequence is longer than T.
+    ndarray, shape (T,)
 
     Notes
     -----
@@ -49,25 +36,37 @@ def length_neutral_scores(
     """
     left = T - 1 - np.arange(T, dtype=np.float64)
     weights = np.minimum(1.0, np.sqrt(left * (kl_max / 2)))
-    if tv_max is not None:
-        weights = np.minimum(weights, left * tv_max)
-    totals = np.concatenate([[0.0], np.cumsum(weights)])
-    places: list[tuple[str, NDArray[np.int64], Floats]] = []
-    for batch in batches:
-        counted = batch.counted()
-        lengths = counted.lengths
-        if lengths.size and lengths.max() > T:
-            raise InputError(f"found {lengths.max()} tokens, expected at most T = {T}")
-        starts = np.repeat(counted.offsets[:-1], lengths)
-        position = np.arange(counted.n_tokens, dtype=np.int64) - starts
-        weighted = np.abs(counted.ratio_minus_one) * weights[position]
-        total = totals[lengths]
-        score = np.zeros(lengths.size)
-        np.divide(counted.segment_sum(weighted), total, out=score, where=total > 0)
-        places.append((counted.file, counted.record_numbers, score))
-    files = sorted({file for file, _, _ in places})
-    index = {file: number for number, file in enumerate(files)}
-    file_of = np.concatenate([np.full(r.size, index[file]) for file, r, _ in places])
-    record = np.concatenate([r for _, r, _ in places])
-    scores = np.concatenate([s for _, _, s in places])
-    return scores[np.lexsort((record, file_of))]
+    return weights if tv_max is None else np.minimum(weights, left * tv_max)
+
+
+def length_neutral_score(batch: TraceBatch, weights: Floats) -> tuple[Floats, Floats]:
+    """Score sequences by LN-TRM: ``sum_t |rho_t - 1| w_t / sum_t w_t``.
+
+    Parameters
+    ----------
+    batch : TraceBatch
+        Without masked tokens.
+    weights : ndarray, shape (T,)
+        Of :func:`length_neutral_weights`.
+
+    Returns
+    -------
+    score, total : ndarray
+        Per sequence: the score, 0 where every weight is 0, and ``sum_t w_t``.
+
+    Raises
+    ------
+    InputError
+        If a sequence is longer than T.
+    """
+    lengths = batch.lengths
+    if lengths.size and lengths.max() > weights.size:
+        raise InputError(
+            f"found a sequence of {lengths.max()} tokens, expected at most T = {weights.size}"
+        )
+    position = np.arange(batch.n_tokens) - np.repeat(batch.offsets[:-1], lengths)
+    weighted = batch.segment_sum(np.abs(batch.ratio_minus_one) * weights[position])
+    total = np.concatenate([[0.0], np.cumsum(weights)])[lengths]
+    score = np.zeros(lengths.size)
+    np.divide(weighted, total, out=score, where=total > 0)
+    return score, total

@@ -1,120 +1,162 @@
-"""The rules that accept or mask whole sequences: each a score, accepted up to a threshold."""
+"""Masking rules: conditions on statistics of a sequence, joined by and, or, not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.errors import InputError
-from trbounds.traces.sequence_table import SequenceTable
-from trbounds.traces.summary import TraceSummary
-from trbounds.traces.weights import weight_minus_one
+__all__ = ["And", "Interval", "Not", "Or", "Rule"]
 
-__all__ = ["RULES", "Rule", "get_rule"]
+Columns = Mapping[str, NDArray[Any]]
 
-Floats = NDArray[np.float64]
+
+class Rule(ABC):
+    """What accepts a sequence, or does not. ``str(rule)`` is text that parses to the same rule."""
+
+    @property
+    @abstractmethod
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the statistics it compares, each once, in order."""
+
+    @abstractmethod
+    def accept(self, columns: Columns) -> NDArray[np.bool_]:
+        """Say of every sequence whether it is accepted.
+
+        Parameters
+        ----------
+        columns : mapping of str to ndarray
+            The statistics, one entry per sequence.
+        """
+
+    @abstractmethod
+    def caps(self) -> dict[str, float]:
+        """Upper limits that every accepted sequence keeps."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A rule that accepts a sequence when its score is at most a threshold.
+class Interval(Rule):
+    """A statistic lies in an interval.
 
     Parameters
     ----------
-    key : str
-        Name in code and on the command line.
-    title : str
-        The criterion in words.
-    source : str
-        Where it is from.
-    needs : tuple of str
-        Optional trace fields it needs.
-    score : callable or None
-        From the table of sequences to one score each; None where the tokens are needed
-        (:func:`trbounds.masking.length_neutral_scores`).
+    statistic : str
+        Its name.
+    low, high : float
+        Ends; infinite where there is none.
+    low_open, high_open : bool
+        Whether the end itself is outside.
     """
 
-    key: str
-    title: str
-    source: str
-    needs: tuple[str, ...]
-    score: Callable[[SequenceTable], Floats] | None
+    statistic: str
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
 
-    def scores(self, summary: TraceSummary) -> Floats:
-        """Score every sequence of a summary.
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the statistics it compares, each once, in order."""
+        return (self.statistic,)
 
-        Raises
-        ------
-        InputError
-            If the trace lacks a field, or the rule needs the tokens.
-        """
-        lacking = [name for name in self.needs if not summary.has(name)]
-        if lacking:
-            raise InputError(f"rule '{self.key}' needs {', '.join(lacking)} of every sequence")
-        if self.score is None:
-            raise InputError(f"rule '{self.key}' needs the tokens: give the trace, not a summary")
-        return np.asarray(self.score(summary.sequences), dtype=np.float64)
+    def accept(self, columns: Columns) -> NDArray[np.bool_]:
+        """Say of every sequence whether it is accepted."""
+        values = columns[self.statistic]
+        above = values > self.low if self.low_open else values >= self.low
+        below = values < self.high if self.high_open else values <= self.high
+        return np.asarray(above & below, dtype=bool)
 
+    def caps(self) -> dict[str, float]:
+        """Upper limits that every accepted sequence keeps."""
+        return {self.statistic: self.high} if math.isfinite(self.high) else {}
 
-def _per_token(table: SequenceTable, column: str) -> Floats:
-    # A sequence without tokens scores 0: nothing in it can be off.
-    return np.asarray(table[column] / np.maximum(table["length"], 1), dtype=np.float64)
-
-
-_ALL = (
-    Rule("trm_max", "largest token kl", "TRM v2", ("kl",), lambda t: t["kl_max"]),
-    Rule("trm_max_k2", "largest token k2 = (log rho)^2/2", "TRM v2", (), lambda t: t["k2_max"]),
-    Rule("trm_average", "mean token kl", "TRM v2", ("kl",), lambda t: _per_token(t, "kl_sum")),
-    Rule("trm_average_k3", "mean token k3", "TRM v2", (), lambda t: _per_token(t, "k3_sum")),
-    Rule(
-        "ln_trm",
-        "mean of |rho - 1| weighted by min(1, sqrt((T-t) kl_max/2))",
-        "TRM v2",
-        (),
-        None,
-    ),
-    Rule(
-        "ln_trm_tv",
-        "mean of |rho - 1| weighted by min(1, (T-t) tv_max, sqrt((T-t) kl_max/2))",
-        "TRM v3",
-        (),
-        None,
-    ),
-    Rule("ser", "mean token |rho - 1|", "TRM", (), lambda t: _per_token(t, "abs_ratio_sum")),
-    Rule(
-        "geometric_ratio",
-        "|log| of the geometric mean of rho",
-        "training frameworks",
-        (),
-        lambda t: np.abs(_per_token(t, "log_weight")),
-    ),
-    Rule(
-        "sequence_ratio",
-        "sequence weight W",
-        "training frameworks",
-        (),
-        lambda t: 1 + weight_minus_one(t),
-    ),
-    Rule("path_sum_chi2", "sum of chi2", "trbounds", ("chi2",), lambda t: t["chi2_sum"]),
-    Rule("path_sum_kl", "sum of kl", "trbounds", ("kl",), lambda t: t["kl_sum"]),
-)
-
-RULES: Mapping[str, Rule] = MappingProxyType({rule.key: rule for rule in _ALL})
-"""Every rule by key."""
+    def __str__(self) -> str:
+        below, above = "<" if self.high_open else "<=", ">" if self.low_open else ">="
+        if math.isinf(self.low):
+            return f"{self.statistic} {below} {self.high!r}"
+        if math.isinf(self.high):
+            return f"{self.statistic} {above} {self.low!r}"
+        return (
+            f"{self.low!r} {'<' if self.low_open else '<='} {self.statistic} {below} {self.high!r}"
+        )
 
 
-def get_rule(key: str) -> Rule:
-    """Return a rule by its key.
+@dataclass(frozen=True)
+class _Several(Rule):
+    parts: tuple[Rule, ...]
 
-    Raises
-    ------
-    InputError
-        If there is no such rule; the message lists the keys.
-    """
-    if key not in RULES:
-        raise InputError(f"no rule '{key}'; there are: {', '.join(RULES)}")
-    return RULES[key]
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the statistics it compares, each once, in order."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.statistics))
+
+    def _join(self, word: str) -> str:
+        return f" {word} ".join(
+            str(part) if isinstance(part, Interval) else f"({part})" for part in self.parts
+        )
+
+
+@dataclass(frozen=True)
+class And(_Several):
+    """Every part accepts."""
+
+    def accept(self, columns: Columns) -> NDArray[np.bool_]:
+        """Say of every sequence whether it is accepted."""
+        return np.asarray(np.all([part.accept(columns) for part in self.parts], axis=0))
+
+    def caps(self) -> dict[str, float]:
+        """Upper limits that every accepted sequence keeps."""
+        out: dict[str, float] = {}
+        for part in self.parts:
+            for name, cap in part.caps().items():
+                out[name] = min(cap, out.get(name, math.inf))
+        return out
+
+    def __str__(self) -> str:
+        return self._join("and")
+
+
+@dataclass(frozen=True)
+class Or(_Several):
+    """Some part accepts."""
+
+    def accept(self, columns: Columns) -> NDArray[np.bool_]:
+        """Say of every sequence whether it is accepted."""
+        return np.asarray(np.any([part.accept(columns) for part in self.parts], axis=0))
+
+    def caps(self) -> dict[str, float]:
+        """Upper limits that every accepted sequence keeps: those that every part has."""
+        first, *rest = (part.caps() for part in self.parts)
+        common = set(first).intersection(*rest)
+        return {name: max(caps[name] for caps in (first, *rest)) for name in common}
+
+    def __str__(self) -> str:
+        return self._join("or")
+
+
+@dataclass(frozen=True)
+class Not(Rule):
+    """The part does not accept."""
+
+    part: Rule
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the statistics it compares, each once, in order."""
+        return self.part.statistics
+
+    def accept(self, columns: Columns) -> NDArray[np.bool_]:
+        """Say of every sequence whether it is accepted."""
+        return ~self.part.accept(columns)
+
+    def caps(self) -> dict[str, float]:
+        """Return none: nothing is derived from what is refused."""
+        return {}
+
+    def __str__(self) -> str:
+        return f"not ({self.part})"

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trbounds.errors import InputError
+from trbounds_cli.masks import KlMax, TvMax, check_tokens, length_rows, statistics_of
 from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
-    from trbounds.masking import MaskEffect
+    from trbounds.masking import Bin, Guarantee, MaskEffect
     from trbounds.traces import TraceSummary
 
 RuleOption = Annotated[
     list[str] | None,
     typer.Option(
         "--rule",
-        metavar="NAME=X",
-        help="Accept sequences that score at most X; repeat to combine rules. See --list.",
+        metavar="RULE",
+        help="What accepts a sequence, as in 'max k2 <= 0.05 and mean k3 <= 0.001'. See --list.",
     ),
 ]
 
@@ -27,18 +28,18 @@ RuleOption = Annotated[
 def command(
     traces: Traces = None,
     rules: RuleOption = None,
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Try thresholds that accept 10 % to 100 %.")
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare several rules, each by itself.")
     ] = False,
-    show_rules: Annotated[bool, typer.Option("--list", help="List the rules.")] = False,
-    kl_max: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Largest token KL, for LN-TRM; by default as observed."),
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write who is accepted; .parquet."),
     ] = None,
-    tv_max: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Largest token TV, for LN-TRM; by default as observed."),
-    ] = None,
+    show_rules: Annotated[
+        bool, typer.Option("--list", help="List statistics and named rules.")
+    ] = False,
+    kl_max: KlMax = None,
+    tv_max: TvMax = None,
     example: Annotated[
         bool, typer.Option("--example", help="Use the small real trace that ships with trbounds.")
     ] = False,
@@ -49,126 +50,115 @@ def command(
 ) -> None:
     """Accept or mask whole sequences by a rule, and show what that does.
 
-    Share accepted, by length, the masked surrogate (divided by the batch size), and for a cap on
-    a path sum what it proves of the error.
+    Share accepted, overall and by length, reward and step; the masked surrogate (divided by the
+    batch size); and what the rule proves of the error. Rules compare statistics with numbers and
+    join with and, or, not; papers' and frameworks' rules go by their names.
 
-    Example: `trbounds mask --example --rule trm_max=0.005`
+    Example: `trbounds mask --example --rule "max k2 <= 0.05 and mean k3 <= 0.001" -o masks.parquet`
 
-    Example: `trbounds mask run.parquet --rule path_sum_chi2 --sweep`
+    Example: `trbounds mask run.parquet --compare --rule "TRM-Max(0.05)" --rule geometric`
     """
-    from trbounds.masking import RULES, mask
-    from trbounds.masking import sweep as sweep_rule
+    from trbounds.masking import compare as compare_rules
+    from trbounds.masking import parse_rule
     from trbounds_cli.tracing import read_summary
 
     if show_rules:
         _list(as_json=json)
         return
-    wanted = _parse(rules, sweep=sweep)
-    reading: dict[str, Any] = {
-        "form": form,
-        "reward_range": reward_range,
-        "on_error": on_error,
-    }
+    if not rules:
+        raise InputError("expected a rule", field="--rule")
+    if len(rules) > 1 and not compare:
+        raise InputError("found several: join them by 'and', or give --compare", field="--rule")
+    parsed = [parse_rule(text) for text in rules]
+    names = [name for rule in parsed for name in rule.statistics]
+    check_tokens(names, traces)
+    reading: dict[str, Any] = {"form": form, "reward_range": reward_range, "on_error": on_error}
     summary = read_summary(traces, example=example, **reading)
-    scores = {
-        key: _token_scores(traces, summary, key, kl_max, tv_max, example=example, **reading)
-        for key in wanted
-        if RULES[key].score is None
-    }
-    if sweep:
-        (key,) = wanted
-        effects = sweep_rule(summary, key, scores=scores)
-    else:
-        given = {key: threshold for key, threshold in wanted.items() if threshold is not None}
-        effects = [mask(summary, given, scores=scores)]
+    statistics = statistics_of(
+        summary,
+        names,
+        traces,
+        kl_max=kl_max,
+        tv_max=tv_max,
+        example=example,
+        **reading,
+    )
+    effects = compare_rules(summary, parsed, statistics)
+    if output is not None:
+        from trbounds.masking.output import write_masks
+
+        write_masks(output, summary, effects, statistics)
+    best = _best(summary)
     if json:
         documents = [effect.to_dict() for effect in effects]
-        print_json({"sweep": documents} if sweep else documents[0])
-    elif sweep:
-        _show_sweep(effects)
+        found = {"unmasked_bound": best, "output": output}
+        print_json({"rules": documents, **found} if compare else {**documents[0], **found})
+        return
+    if compare:
+        _show_comparison(effects, best)
     else:
-        _show(effects[0])
+        _show(effects[0], best)
+    if output is not None:
+        typer.echo(f"{output}: {summary.n_sequences:,} sequences")
 
 
-def _parse(rules: list[str] | None, *, sweep: bool) -> dict[str, float | None]:
-    from trbounds.masking import get_rule
+def _best(summary: TraceSummary) -> dict[str, Any] | None:
+    """Return the smallest bound on the trace as it is, without a mask."""
+    from trbounds.trace_bounds import bounds_on_trace
 
-    wanted: dict[str, float | None] = {}
-    for text in rules or []:
-        key, equals, value = text.partition("=")
-        get_rule(key)
-        if bool(equals) == sweep:
-            raise InputError(
-                f"found {text!r}, expected {'a name alone' if sweep else 'NAME=X'}", field="--rule"
-            )
-        try:
-            wanted[key] = float(value) if equals else None
-        except ValueError:
-            raise InputError(f"found {value!r}, expected a number", field="--rule") from None
-    if not wanted or (sweep and len(wanted) > 1):
-        raise InputError(f"expected {'one rule' if sweep else 'a rule'}", field="--rule")
-    return wanted
-
-
-def _token_scores(
-    traces: list[str] | None,
-    summary: TraceSummary,
-    key: str,
-    kl_max: float | None,
-    tv_max: float | None,
-    *,
-    example: bool,
-    form: str | None,
-    reward_range: tuple[float, float],
-    on_error: str,
-) -> Any:
-    """Score by LN-TRM, which reads the tokens once more."""
-    from trbounds.masking import length_neutral_scores
-    from trbounds.traces import example_path, expand_paths, open_trace
-
-    paths = [example_path()] if example else expand_paths(traces or [])
-    if any(path == "-" or path.endswith(".tbs") for path in paths):
-        raise InputError(f"rule '{key}' reads the tokens twice, expected files of tokens")
-    limits = []
-    for name, given in (("kl", kl_max), ("tv", tv_max)):
-        observed = summary.extremes.get(f"{name}_max") if summary.has(name) else None
-        if given is None and observed is None and (name == "kl" or key == "ln_trm_tv"):
-            raise InputError("not logged, and not given", field=f"--{name}-max")
-        limits.append(given if given is not None else observed.value if observed else None)
-    batches = open_trace(paths, form, reward_range=reward_range, on_error=on_error)
-    return length_neutral_scores(
-        batches,
-        T=summary.T,
-        kl_max=limits[0] or 0.0,
-        tv_max=limits[1] if key == "ln_trm_tv" else None,
-    )
+    if summary.T == 0:
+        return None
+    best = bounds_on_trace(summary).best
+    return {"value": best.value, "standard_error": best.standard_error, "bound": best.bound.key}
 
 
 def _list(*, as_json: bool) -> None:
-    from trbounds.masking import RULES
+    from trbounds.masking import PRESETS, STATISTICS
 
     if as_json:
         print_json(
             {
+                "statistics": [
+                    {"name": s.name, "meaning": s.title, "needs": list(s.needs)}
+                    for s in STATISTICS.values()
+                ],
                 "rules": [
-                    {"key": r.key, "score": r.title, "source": r.source, "needs": list(r.needs)}
-                    for r in RULES.values()
-                ]
+                    {"name": p.name, "parameters": list(p.parameters), "source": p.source}
+                    for p in PRESETS.values()
+                ],
             }
         )
         return
     print_table(
-        "Masking rules: a sequence is accepted when its score is at most the threshold",
-        ["rule", "score", "needs", "source"],
-        [[r.key, r.title, ", ".join(r.needs) or "-", r.source] for r in RULES.values()],
+        "Statistics of a sequence, to compare with numbers by <=, <, >=, >",
+        ["statistic", "meaning", "needs"],
+        [[s.name, s.title, ", ".join(s.needs) or "-"] for s in STATISTICS.values()],
+    )
+    print_table(
+        "Named rules; numbers in brackets have defaults",
+        ["rule", "source"],
+        [[_usage(p.name, p.parameters, p.defaults), p.source] for p in PRESETS.values()],
     )
 
 
-def _show(effect: MaskEffect) -> None:
-    rules = ", ".join(f"{key} <= {threshold:g}" for key, threshold in effect.thresholds.items())
+def _usage(name: str, parameters: tuple[str, ...], defaults: tuple[float, ...]) -> str:
+    required = len(parameters) - len(defaults)
+    given = [
+        f"{parameter} = {defaults[i - required]:g}"
+        if i >= required and defaults[i - required] == defaults[i - required]
+        else parameter
+        for i, parameter in enumerate(parameters)
+    ]
+    return f"{name}({', '.join(given)})"
+
+
+def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
+    accepted = effect.accepted
     notes = [
-        f"accepted: {effect.accepted_share:.2%} of {effect.accept.size} sequences, "
-        f"{effect.accepted_token_share:.2%} of their tokens",
+        f"accepted: {accepted.share.value:.2%} of {effect.accept.size} sequences, s.e. "
+        f"{accepted.share.error:.2%}, limits {accepted.limits.lower:.1%} and "
+        f"{accepted.limits.upper:.1%}; {effect.accepted_token_share:.2%} of their tokens",
+        f"expected: (1-p)^T with p = {number(effect.token_exclusion)} for every token alike",
         f"PPL gap: {number(effect.ppl_gap)} nats of all, {number(effect.accepted_ppl_gap)} of "
         "accepted sequences",
     ]
@@ -178,51 +168,107 @@ def _show(effect: MaskEffect) -> None:
     ):
         if estimate is not None:
             notes.append(f"{title} = {number(estimate.value)}, s.e. {number(estimate.error)}")
+    if best is not None:
+        notes.append(f"without a mask: |Error| <= {number(best['value'])} ({best['bound']})")
     if effect.guarantee is not None:
-        proved = effect.guarantee
+        notes.append(_guarantee(effect.guarantee))
+    if effect.length_neutral is not None:
+        neutral = effect.length_neutral
         notes.append(
-            f"proved: |Error| <= {number(proved.value)} for any reward"
-            + (
-                ""
-                if proved.value_for_reward is None
-                else f", {number(proved.value_for_reward)} at this reward's variance (plug-in)"
-            )
-            + f" ({proved.bound}), of {proved.covers}"
+            f"LN-TRM: |Error| <= {number(neutral.value.value)}, s.e. "
+            f"{number(neutral.value.error)} (estimated; accepted sequences have "
+            f"{number(neutral.accepted.value)} of it, the threshold allows "
+            f"{number(neutral.from_cap)})"
         )
     print_table(
-        f"Mask by {rules}",
-        ["length", "sequences>", "accepted>"],
-        [
-            [f"{b.shortest} to {b.longest}", str(b.n_sequences), f"{b.accepted_share:.1%}"]
-            for b in effect.by_length
-        ],
-        notes,
+        f"Mask by {effect.rule}",
+        ["length", "sequences>", "accepted>", "s.e.>", "expected>"],
+        length_rows(effect.by_length),
+    )
+    for title in ("reward", "step"):
+        bins = getattr(effect, f"by_{title}")
+        if len(bins) > 1:
+            print_table(
+                f"By {title}",
+                [f"{title}>", "sequences>", "accepted>", "s.e.>"],
+                [
+                    [
+                        _span(part),
+                        str(part.n_sequences),
+                        f"{part.share.value:.1%}",
+                        f"{part.share.error:.1%}",
+                    ]
+                    for part in bins
+                ],
+            )
+    for note in notes:
+        typer.echo(note)
+
+
+def _guarantee(found: Guarantee) -> str:
+    word = "plug-in, nothing is proved" if found.plug_in else "proved"
+    known = (
+        ""
+        if found.value_for_reward is None
+        else f", {number(found.value_for_reward)} at this reward's variance (plug-in)"
+    )
+    return (
+        f"{word}: |Error| <= {number(found.value)} for any reward{known} ({found.bound}), of "
+        f"{found.covers}"
     )
 
 
-def _show_sweep(effects: list[MaskEffect]) -> None:
-    proved = effects[0].guarantee is not None
+def _show_comparison(effects: list[MaskEffect], best: dict[str, Any] | None) -> None:
     rows = []
-    for effect in effects:
-        (threshold,) = effect.thresholds.values()
-        surrogate = effect.surrogate
-        row = [
-            number(threshold),
-            f"{effect.accepted_share:.1%}",
-            f"{effect.by_length[0].accepted_share:.1%}",
-            f"{effect.by_length[-1].accepted_share:.1%}",
-            number(None if surrogate is None else surrogate.value),
-            number(None if surrogate is None else surrogate.error),
-        ]
-        rows.append([*row, number(effect.guarantee.value)] if effect.guarantee else row)
-    (rule,) = effects[0].thresholds
-    shortest, longest = effects[0].by_length[0], effects[0].by_length[-1]
-    columns = ["threshold>", "accepted>", "of shortest>", "of longest>", "surrogate>", "s.e.>"]
-    notes = [
-        f"shortest: {shortest.shortest} to {shortest.longest} tokens; longest: "
-        f"{longest.shortest} to {longest.longest}; surrogate divided by the batch size"
+    for name, effect in enumerate(effects, start=1):
+        surrogate, proved, neutral = effect.surrogate, effect.guarantee, effect.length_neutral
+        rows.append(
+            [
+                f"{name}",
+                f"{effect.accepted.share.value:.1%}",
+                f"{effect.accepted.share.error:.1%}",
+                f"{effect.accepted_token_share:.1%}",
+                number(None if surrogate is None else surrogate.value),
+                number(None if surrogate is None else surrogate.error),
+                "-" if proved is None else number(proved.value) + " *" * proved.plug_in,
+                "-" if neutral is None else number(neutral.value.value),
+            ]
+        )
+    notes = [f"{name}: {effect.rule}" for name, effect in enumerate(effects, start=1)]
+    notes += [
+        "surrogate: divided by the batch size; bound: on |Error| for any reward, of the policy "
+        "stopped at the caps of the rule (*: plug-in, nothing is proved); LN-TRM: estimated"
     ]
-    if proved:
-        columns.append("proved>")
-        notes.append("proved: bound on |Error| for any reward, of the policy stopped at the cap")
-    print_table(f"Thresholds of {rule}", columns, rows, notes)
+    if best is not None:
+        notes.append(f"without a mask: |Error| <= {number(best['value'])} ({best['bound']})")
+    columns = ["rule>", "accepted>", "s.e.>", "of tokens>", "surrogate>", "s.e.>", "bound>"]
+    print_table("Masking rules", [*columns, "LN-TRM>"], rows, notes)
+    for title in ("length", "reward", "step"):
+        bins = [getattr(effect, f"by_{title}") for effect in effects]
+        if len(bins[0]) > 1:
+            _show_bins(title, bins)
+
+
+def _show_bins(title: str, bins: list[tuple[Bin, ...]]) -> None:
+    """Show what every rule accepts of each bin, and what (1-p)^T expects where it is known."""
+    rows = [
+        [
+            _span(same[0]),
+            str(same[0].n_sequences),
+            *(
+                f"{part.share.value:.1%}"
+                + ("" if part.expected is None else f" ({part.expected:.1%})")
+                for part in same
+            ),
+        ]
+        for same in zip(*bins, strict=True)
+    ]
+    expected = ", in brackets expected: (1-p)^T" if title == "length" else ""
+    rules = [f"{name}>" for name in range(1, len(bins) + 1)]
+    print_table(f"Accepted by {title}{expected}", [f"{title}>", "sequences>", *rules], rows)
+
+
+def _span(part: Bin) -> str:
+    if part.lowest == part.highest:
+        return number(part.lowest)
+    return f"{number(part.lowest)} to {number(part.highest)}"

@@ -1,0 +1,80 @@
+"""What the commands on masks share: statistics of a command line's traces, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trbounds.errors import InputError
+
+if TYPE_CHECKING:
+    from trbounds.masking import Bin
+    from trbounds.traces import TraceSummary
+
+__all__ = ["KlMax", "TvMax", "check_tokens", "length_rows", "statistics_of"]
+
+KlMax = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Largest token KL, for LN-TRM; by default as observed."),
+]
+TvMax = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Largest token TV, for LN-TRM; by default as observed."),
+]
+
+
+def check_tokens(names: Iterable[str], traces: list[str] | None) -> None:
+    """Refuse, before anything is read, what cannot be read twice where the tokens are needed.
+
+    Raises
+    ------
+    InputError
+        For standard input or a saved summary.
+    """
+    from trbounds.masking import needs_tokens
+
+    for path in traces or []:
+        if (path == "-" or path.endswith(".tbs")) and needs_tokens(names):
+            raise InputError("this rule reads the tokens twice, expected a trace file", file=path)
+
+
+def statistics_of(
+    summary: TraceSummary,
+    names: Iterable[str],
+    traces: list[str] | None,
+    *,
+    kl_max: float | None,
+    tv_max: float | None,
+    example: bool,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Compute statistics of the sequences; read the tokens once more only where they are needed."""
+    from trbounds.masking import compute_statistics, needs_tokens
+    from trbounds_cli.tracing import read_batches
+
+    names = list(names)
+    batches = None
+    if needs_tokens(names):
+        batches = read_batches(traces, example=example, quiet=True, **reading)
+    try:
+        return compute_statistics(summary, names, batches, kl_max=kl_max, tv_max=tv_max)
+    except InputError as error:
+        if error.field in ("kl_max", "tv_max"):
+            raise InputError(error.problem, field=f"--{error.field.replace('_', '-')}") from None
+        raise
+
+
+def length_rows(bins: Iterable[Bin]) -> list[list[str]]:
+    """Rows of a table of acceptance by length."""
+    return [
+        [
+            f"{part.lowest:.0f} to {part.highest:.0f}",
+            str(part.n_sequences),
+            f"{part.share.value:.1%}",
+            f"{part.share.error:.1%}",
+            "-" if part.expected is None else f"{part.expected:.1%}",
+        ]
+        for part in bins
+    ]

@@ -1,0 +1,128 @@
+"""Statistics of sequences against their definitions, from the table and from the tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from trbounds.errors import InputError
+from trbounds.masking import STATISTICS, compute_statistics, needs_tokens
+from trbounds.masking.statistics import weights_of
+from trbounds.traces import TraceSummary
+
+PLAIN = [name for name in STATISTICS if not name.startswith("ln_trm")]
+
+
+def slow(batch, name):
+    """A statistic as its name reads, one sequence at a time."""
+    out = []
+    for first, last in zip(batch.offsets[:-1], batch.offsets[1:], strict=True):
+        x = batch.train_logprobs[first:last] - batch.rollout_logprobs[first:last]
+        rho = np.exp(x)
+        terms = {
+            "k1": -x,
+            "k2": x**2 / 2,
+            "k3": rho - 1 - x,
+            "|rho-1|": np.abs(rho - 1),
+            "(rho-1)^2": (rho - 1) ** 2,
+            "ratio": rho,
+            "kl": batch.kl[first:last],
+            "tv": batch.tv[first:last],
+            "chi2": batch.chi2[first:last],
+        }
+        aggregate, _, term = ("mean |rho-1|" if name == "ser" else name).partition(" ")
+        values = terms[term]
+        function = {
+            "max": np.max,
+            "min": np.min,
+            "mean": np.mean,
+            "sum": np.sum,
+            "product": np.prod,
+            "geomean": lambda values: values.prod() ** (1 / values.size),
+        }[aggregate]
+        out.append(float(function(values)))
+    return out
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_statistics_are_what_their_names_say(batch, summary, name):
+    found = compute_statistics(summary, [name], [batch] if needs_tokens([name]) else None)
+    assert found[name] == pytest.approx(slow(batch, name), rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("tv_max", [None, 0.01])
+def test_length_neutral_scores(batch, summary, tv_max):
+    name, delta = "ln_trm" if tv_max is None else "ln_trm_tv", 1e-3
+    found = compute_statistics(summary, [name], [batch], kl_max=delta, tv_max=tv_max)
+    for i in range(batch.n_sequences):
+        tokens = slice(batch.offsets[i], batch.offsets[i + 1])
+        ratio = np.abs(np.exp(batch.train_logprobs[tokens] - batch.rollout_logprobs[tokens]) - 1)
+        left = [summary.T - t for t in range(1, ratio.size + 1)]
+        weights = [min(1.0, math.sqrt(n * delta / 2), n * (tv_max or math.inf)) for n in left]
+        expected = sum(r * w for r, w in zip(ratio, weights, strict=True)) / sum(weights)
+        assert found[name][i] == pytest.approx(expected, rel=1e-9)
+        assert found[weights_of(name)][i] == pytest.approx(sum(weights), rel=1e-12)
+
+
+def test_weights_take_the_largest_logged_divergences(batch, summary):
+    by_default = compute_statistics(summary, ["ln_trm_tv"], [batch])
+    given = compute_statistics(
+        summary,
+        ["ln_trm_tv"],
+        [batch],
+        kl_max=float(batch.kl.max()),
+        tv_max=float(batch.tv.max()),
+    )
+    assert by_default["ln_trm_tv"] == pytest.approx(given["ln_trm_tv"], rel=1e-12)
+
+
+def test_tokens_follow_the_order_of_a_summary(batch):
+    first = replace(batch.select(np.arange(batch.n_sequences) < 10), file="b")
+    second = replace(batch.select(np.arange(batch.n_sequences) >= 10), file="a")
+    summary = TraceSummary.of(first).merge(TraceSummary.of(second))
+    assert summary.files == ["a", "b"]
+    pieces = [*list(first.slices(500))[::-1], second]
+    found = compute_statistics(summary, ["max k3", "ln_trm"], pieces)
+    expected = slow(second, "max k3") + slow(first, "max k3")
+    assert found["max k3"] == pytest.approx(expected)
+    straight = compute_statistics(summary, ["ln_trm"], [second, first])
+    assert (found["ln_trm"] == straight["ln_trm"]).all()
+
+
+def test_masked_tokens_do_not_count_and_empty_sequences_are_neutral(batch):
+    flags = np.ones(batch.n_tokens, dtype=bool)
+    flags[batch.offsets[3] : batch.offsets[4]] = False
+    flags[0] = False
+    masked = replace(batch, mask=flags)
+    summary = TraceSummary.of(masked)
+    found = compute_statistics(summary, STATISTICS, [masked])
+    for name in STATISTICS:
+        neutral = 1.0 if name.endswith("ratio") else 0.0
+        assert found[name][3] == neutral, name
+    counted = masked.counted().select(np.arange(batch.n_sequences) == 0)
+    for name in PLAIN:
+        assert found[name][0] == pytest.approx(slow(counted, name)[0], rel=1e-6), name
+
+
+def test_another_trace_is_refused(batch, summary):
+    with pytest.raises(InputError, match="other files"):
+        compute_statistics(summary, ["max k3"], [replace(batch, file="elsewhere")])
+    with pytest.raises(InputError, match="other sequences"):
+        compute_statistics(summary, ["max k3"], [batch.select(np.arange(batch.n_sequences) != 2)])
+
+
+def test_what_is_not_there_is_refused(batch, summary):
+    bare = TraceSummary.of(replace(batch, kl=None))
+    with pytest.raises(InputError, match="'max kl' needs kl"):
+        compute_statistics(bare, ["max kl"])
+    with pytest.raises(InputError, match="field 'kl_max': not logged, and not given"):
+        compute_statistics(bare, ["ln_trm"], [batch])
+    with pytest.raises(InputError, match="field 'kl_max': found nan"):
+        compute_statistics(summary, ["ln_trm"], [batch], kl_max=math.nan)
+    with pytest.raises(InputError, match="'max k3' needs the tokens"):
+        compute_statistics(summary, ["max k3"])
+    with pytest.raises(InputError, match="no statistic 'max k9'; there are: max k1"):
+        compute_statistics(summary, ["max k9"])

@@ -1,0 +1,171 @@
+"""Rules under the names that papers and frameworks give them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from trbounds.errors import InputError
+from trbounds.masking.rules import And, Interval, Rule
+
+__all__ = ["PRESETS", "Preset", "get_preset"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named rule with numbers to fill in.
+
+    Parameters
+    ----------
+    name : str
+        As the paper or framework writes it; compared without regard to case.
+    parameters : tuple of str
+        What the numbers are called.
+    defaults : tuple of float
+        Of the last parameters, where the framework has them.
+    make : callable
+        From the numbers to the rule.
+    source : str
+        Where it is from, and what was assumed of it.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    defaults: tuple[float, ...]
+    make: Callable[..., Rule]
+    source: str
+
+    def rule(self, *numbers: float) -> Rule:
+        """Return the rule.
+
+        Raises
+        ------
+        InputError
+            For the wrong number of numbers, or bounds that are not positive or not in order.
+        """
+        fewest, most = len(self.parameters) - len(self.defaults), len(self.parameters)
+        if not fewest <= len(numbers) <= most:
+            count = str(most) if fewest == most else f"{fewest} to {most}"
+            raise InputError(
+                f"'{self.name}' takes {count} numbers ({', '.join(self.parameters)}), "
+                f"found {len(numbers)}"
+            )
+        missing = most - len(numbers)
+        return self.make(*numbers, *self.defaults[len(self.defaults) - missing :])
+
+
+def _at_most(statistic: str) -> Callable[..., Rule]:
+    return lambda high: Interval(statistic, high=high)
+
+
+def _between(smallest: str, largest: str) -> Callable[..., Rule]:
+    def make(low: float, high: float) -> Rule:
+        if not low <= high:
+            raise InputError(f"found bounds {low:g} and {high:g}, expected lower <= upper")
+        if smallest == largest:
+            return Interval(smallest, low, high)
+        return And((Interval(smallest, low=low), Interval(largest, high=high)))
+
+    return make
+
+
+def _bounds_on_k1(statistic: str) -> Callable[..., Rule]:
+    def make(low: float, high: float) -> Rule:
+        # With one number it is the upper bound, and the lower one is its inverse.
+        low, high = (1 / low, low) if math.isnan(high) and low > 0 else (low, high)
+        if not 0 < low <= high:
+            raise InputError(f"found bounds {low:g} and {high:g}, expected 0 < lower <= upper")
+        return Interval(statistic, math.log(low), math.log(high))
+
+    return make
+
+
+def _both(first: str, second: str) -> Callable[..., Rule]:
+    return lambda a, b: And((Interval(first, high=a), Interval(second, high=b)))
+
+
+_TRM = "TRM (arXiv 2512.23075)"
+_SAMPLED = f"{_TRM}, from sampled tokens"
+_VERL = "verl rollout_rs; verl clamps log rho to [-20, 20] first, this does not"
+_QUIRK = (
+    "verl rollout_rs: the bounds act on -log rho, so that rho stays in [1/upper, 1/lower]; with "
+    "one number the lower bound is its inverse"
+)
+
+
+def _one(name: str, statistic: str, source: str, *, parameter: str = "threshold") -> Preset:
+    return Preset(name, (parameter,), (), _at_most(statistic), source)
+
+
+_ALL = (
+    _one("TRM-Max", "max kl", _TRM, parameter="delta"),
+    _one("TRM-Avg", "mean kl", _TRM, parameter="delta_avg"),
+    Preset("TRM-Max&Avg", ("delta", "delta_avg"), (), _both("max kl", "mean kl"), _TRM),
+    _one("TRM-Max-k2", "max k2", _SAMPLED, parameter="delta"),
+    _one("TRM-Avg-k3", "mean k3", _SAMPLED, parameter="delta_avg"),
+    Preset("TRM-Max-k2&Avg-k3", ("delta", "delta_avg"), (), _both("max k2", "mean k3"), _SAMPLED),
+    _one("LN-TRM", "ln_trm", _TRM, parameter="delta_W"),
+    _one("LN-TRM-TV", "ln_trm_tv", f"{_TRM}, version 3", parameter="delta_W"),
+    _one("SER", "ser", _TRM, parameter="delta_SER"),
+    *(
+        _one(f"seq_{aggregate}_{term}", f"{aggregate} {term}", _VERL)
+        for aggregate, term in (
+            ("max", "k2"),
+            ("max", "k3"),
+            ("mean", "k2"),
+            ("mean", "k3"),
+            ("sum", "k2"),
+            ("sum", "k3"),
+        )
+    ),
+    *(
+        Preset(
+            f"seq_{aggregate}_k1",
+            ("lower", "upper"),
+            (math.nan,),
+            _bounds_on_k1(f"{aggregate} k1"),
+            _QUIRK,
+        )
+        for aggregate in ("mean", "sum")
+    ),
+    Preset(
+        "sequence_mask",
+        ("cap",),
+        (3.0,),
+        _at_most("product ratio"),
+        "TRL vllm_importance_sampling_mode, with its cap",
+    ),
+    Preset(
+        "IcePop",
+        ("low", "high"),
+        (0.5, 5.0),
+        _between("min ratio", "max ratio"),
+        "IcePop masks single tokens; assumed here: a sequence is kept if it would mask none",
+    ),
+    Preset(
+        "geometric",
+        ("low", "high"),
+        (0.999, 1.001),
+        _between("geomean ratio", "geomean ratio"),
+        "verl's former geometric level, NeMo-RL's seq-mask-tis: the geometric mean of rho",
+    ),
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({p.name.lower(): p for p in _ALL})
+"""Every preset by its name in lower case."""
+
+
+def get_preset(name: str) -> Preset:
+    """Return a preset by its name, whatever the case.
+
+    Raises
+    ------
+    InputError
+        If there is no such preset; the message lists the names.
+    """
+    if name.lower() not in PRESETS:
+        names = ", ".join(preset.name for preset in PRESETS.values())
+        raise InputError(f"no rule '{name}'; there are: {names}")
+    return PRESETS[name.lower()]
