@@ -133,7 +133,8 @@ class Reader:
     def _pow(self, expr: Any, bound: frozenset[Any]) -> Compiled:
         base, exponent = self._compile(expr.base, bound), expr.exp
         if exponent.is_Rational:
-            return lambda at: power(_real(base(at)), exponent)
+            p, q = int(exponent.p), int(exponent.q)
+            return lambda at: power(_real(base(at)), p, q)
         raised = self._whole(exponent)
         return lambda at: _real(base(at)) ** raised(at)
 

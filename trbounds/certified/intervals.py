@@ -94,34 +94,27 @@ def logarithm(x: Any) -> Any:
     return Interval(*(e.log() if e > 0 else -_INF for e in (x.low, x.high)))
 
 
-def power(x: Any, exponent: Any) -> Any:
-    """Rational power of a ball or an interval.
+def power(x: Any, p: int, q: int = 1) -> Any:
+    """Power ``p/q`` of a ball or an interval, in lowest terms with ``q > 0``.
 
     Under a root the value is known to be non-negative, since a statement is real: the negative
     part of a ball, which rounding alone can produce, is cut off.
     """
     if not isinstance(x, Interval):
-        if exponent.q == 1:
-            return x ** int(exponent)
-        return _root(x.nonnegative_part(), exponent)
-    if exponent < 0:
-        return _inverse(power(x, -exponent))
-    if exponent.q == 1 and exponent.p % 2 == 0 and x.low < 0:
+        return x**p if q == 1 else _root(x.nonnegative_part(), p, q)
+    if p < 0:
+        return _inverse(power(x, -p, q))
+    if q == 1 and p % 2 == 0 and x.low < 0:
         size = smaller(-x.low, -x.high) if x.high < 0 else x.low * 0
-        return Interval(size ** int(exponent), (-x.low).max(x.high) ** int(exponent))
-    return Interval(_root(_clip(x.low, exponent), exponent), _root(x.high, exponent))
+        return Interval(size**p, (-x.low).max(x.high) ** p)
+    low = x.low * 0 if q != 1 and x.low < 0 else x.low
+    return Interval(_root(low, p, q), _root(x.high, p, q))
 
 
-def _clip(low: Any, exponent: Any) -> Any:
-    return low * 0 if exponent.q != 1 and low < 0 else low
-
-
-def _root(x: Any, exponent: Any) -> Any:
-    if exponent.q == 1:
-        return x ** int(exponent)
-    if exponent.q == 2:
-        return x.sqrt() ** int(exponent.p)
-    return (x.log() * int(exponent.p) / int(exponent.q)).exp()
+def _root(x: Any, p: int, q: int) -> Any:
+    if q == 1:
+        return x**p
+    return x.sqrt() ** p if q == 2 else (x.log() * p / q).exp()
 
 
 def _inverse(x: Interval) -> Interval:
