@@ -23,6 +23,7 @@ types: $(INSTALLED) ## Static types
 bench: $(INSTALLED) ## Speed, as ratios against named peers and floors in the same run
 	$(BIN)/python benchmarks/bench_bounds.py
 	$(BIN)/python benchmarks/bench_divergences.py
+	$(BIN)/python benchmarks/bench_traces.py
 
 bench-gpu: $(INSTALLED) ## As bench, on a CUDA device; needs the extra 'cuda'
 	$(BIN)/python benchmarks/bench_gpu.py

@@ -32,6 +32,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from trbounds.traces import TraceBatch, TraceSummary, summarize, write_parquet
+from trbounds.traces.position_sums import PositionSums
+from trbounds.traces.sequence_table import SequenceTable
+from trbounds.traces.token_terms import TokenTerms
 
 Task = Callable[[], object]
 COLUMNS = ["rollout_logprobs", "train_logprobs"]
@@ -53,14 +56,16 @@ def make_batch(n: int, mean_length: int, seed: int = 0) -> TraceBatch:
     )
 
 
-def measure(tasks: dict[str, Task], repeat: int) -> dict[str, list[float]]:
+def measure(
+    tasks: dict[str, Task], repeat: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for round_number in range(repeat + 1):
         for name, task in tasks.items():
-            start = time.perf_counter()
+            start = clock()
             task()
             if round_number:  # the first round compiles and warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 
@@ -69,13 +74,18 @@ def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
 
 
 def print_ratios(title: str, tasks: dict[str, Task], n_tokens: int, repeat: int) -> None:
-    """The first task is the reference."""
+    """The first task is the reference. Processor time says what a busy machine hides."""
     times = measure(tasks, repeat)
+    busy = measure(tasks, repeat, time.process_time)
     reference = next(iter(tasks))
-    print(f"\n{title}\n\n| | ns per token | / {reference} |\n|---|---|---|")
-    for name, own in times.items():
-        nanoseconds = statistics.median(own) / n_tokens * 1e9
-        print(f"| {name} | {nanoseconds:.1f} | {ratio(times, name, reference):.2f} |")
+    columns = ["ns per token", f"/ {reference}", "processor ns", f"/ {reference}"]
+    print(f"\n{title}\n\n| | {' | '.join(columns)} |\n|---|---|---|---|---|")
+    for name in tasks:
+        cells = []
+        for found in (times, busy):
+            nanoseconds = statistics.median(found[name]) / n_tokens * 1e9
+            cells += [f"{nanoseconds:.1f}", f"{ratio(found, name, reference):.2f}"]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def kernels() -> tuple[str, ...]:
@@ -87,7 +97,14 @@ def in_memory(batch: TraceBatch, repeat: int) -> None:
         batch.rollout_logprobs.sum()
         batch.train_logprobs.sum()
 
+    def sums_alone() -> None:
+        for block in batch.slices(65_536):
+            terms = TokenTerms.of(block)
+            SequenceTable.of(terms)
+            PositionSums.of(terms)
+
     tasks: dict[str, Task] = {"floor": floor}
+    tasks["numpy, sums by sequence and by position alone"] = sums_alone
     for kernel in kernels():
         tasks[f"trbounds {kernel}"] = lambda k=kernel: TraceSummary.of(batch, kernel=k)
     print_ratios("Token pass in memory (numba: all cores)", tasks, batch.n_tokens, repeat)

@@ -42,7 +42,7 @@ __all__ = ["Progress", "summarize", "summarize_part"]
 _BYTES_PER_TOKEN = 32
 """Bytes of a log that a token takes, roughly: 16 in Parquet, 40 and more in text."""
 
-_COMPILED_BATCH = 131_072
+_COMPILED_BATCH = 98_304
 
 Summarise = Callable[[Part], TraceSummary]
 
