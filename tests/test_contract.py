@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import trbounds.bounds
-from trbounds.bound import Bound, Kind
+from trbounds.bound import ABSOLUTE_CONTINUITY, Bound, Kind
 from trbounds.bounds import all_bounds, get_bound
 from trbounds.derivation import nondecreasing
 from trbounds.errors import InputError
@@ -163,6 +163,25 @@ def test_exact_error_never_exceeds_the_bound(bound: Bound, conversion: Conversio
                 assert left <= bound.evaluate(profile) * (1 + 1e-9) + 1e-15
                 checked += 1
     assert checked >= 30
+
+
+@each_bound
+def test_a_bound_without_assumptions_holds_where_rollouts_are_truncated(bound: Bound) -> None:
+    if bound.assumes:
+        assert bound.assumes == (ABSOLUTE_CONTINUITY,)
+        return
+    rng = np.random.default_rng(8)
+    checked = 0
+    for number in range(200):
+        T, A = [(1, 3), (2, 3), (3, 2)][number % 3]
+        closeness = float(10.0 ** rng.uniform(-3, 0))
+        pair = random_pair(rng, T, A, kind="truncated", reward="worst", closeness=closeness)
+        truth = exact(pair)
+        if not truth.absolutely_continuous:
+            checked += 1
+            value = bound.evaluate(profile_of(truth))
+            assert abs(float(truth.error)) <= value * (1 + 1e-9) + 1e-15
+    assert checked > 100
 
 
 @each_bound

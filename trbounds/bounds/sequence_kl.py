@@ -9,7 +9,7 @@ D as wanted, with many steps and a rare switch; its reward's variance vanishes, 
 the variance would not help. Since ``D < G(D, v)`` for every v > 0 (see ``entropy_dual``), the
 bound can certify an improvement at every D.
 
-Nor is absolute continuity needed, on which the derivations of all other bounds rest: where the
+Nor is absolute continuity needed, on which the derivations of most bounds rest: where the
 training policy leaves the support of the rollout policy, as with top-p or top-k rollouts, both
 means fall short of D by the mass that leaves, and this pays for the reward that rollouts cannot
 see. There D must be estimated by the mean of ``-log rho`` or from full distributions: k3 falls

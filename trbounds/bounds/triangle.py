@@ -1,4 +1,7 @@
-"""Triangle bound: ``V + sum_t Dbar_t``, the objective and the surrogate apart."""
+"""Triangle bound: ``V + sum_t Dbar_t``, the objective and the surrogate apart.
+
+Neither part needs absolute continuity.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,7 @@ BOUND = Bound(
     title="Triangle",
     source=Source("trbounds", "objective and surrogate apart"),
     requires=("tv_seq", "tv_total"),
+    assumes=(),
     formula=formula,
     statement=statement,
     derive=derive,

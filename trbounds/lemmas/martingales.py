@@ -10,7 +10,7 @@ import sympy as sp
 from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.inequalities import CAUCHY_SCHWARZ
 from trbounds.lemmas.ratios import MARTINGALE, chi2_step
-from trbounds.lemmas.trees import on_trees
+from trbounds.lemmas.trees import FreeTree, on_trees
 from trbounds.symbolic import SYMBOLS, T, error, t
 
 __all__ = [
@@ -110,37 +110,36 @@ OBJECTIVE_BY_TV = Lemma(
 
 def _prove_surrogate_by_tv() -> Iterable[Step]:
     yield Step(
-        "E_mu[rho_t - 1 | c_t] = 0",
-        "so a constant may be taken from the reward: L' stays",
-        MARTINGALE.certificate,
-        MARTINGALE,
-    )
-    yield Step(
-        "L' = sum_t E_mu[(rho_t - 1)(E_mu[R | c_{t+1}] - 1/2)]",
-        "given c_{t+1} the ratio rho_t is fixed and R has its mean; over the whole tree",
+        "L' = sum_t E_mu[(rho_t - 1) E_mu[R | c_{t+1}]]",
+        "given c_{t+1} the ratio rho_t is fixed and R has its mean; over the whole tree, for "
+        "ratios of any mean",
         on_trees(
             lambda tree: (
                 tree.mean(lambda y: tree.reward[y] * tree.ratio_sum(y)),
-                tree.mean_over_tokens(
-                    lambda c, y: tree.step(c, y) * (tree.value((*c, y)) - sp.Rational(1, 2))
-                ),
-            )
+                tree.mean_over_tokens(lambda c, y: tree.step(c, y) * tree.value((*c, y))),
+            ),
+            kind=FreeTree,
         ),
     )
-    x, rest = sp.symbols("x rest", nonnegative=True)
-    theta = sp.Symbol("theta", nonnegative=True)
-    centred = (theta - rest) / 2  # theta - 1/2 with rest = 1 - theta
-    one = theta + rest
+    x = sp.Symbol("x", nonnegative=True)
+    theta, rest = sp.Symbol("theta", nonnegative=True), sp.Symbol("1 - theta", nonnegative=True)
     yield Step(
-        "|E_mu[(rho_t - 1)(E_mu[R | c_{t+1}] - 1/2) | c_t]| <= (1/2) sum_y |pi - mu| = tv(c_t)",
-        "termwise, for both signs; mu (rho - 1) = pi - mu",
+        "|E_mu[(rho_t - 1) f | c_t]| <= tv(c_t), f = E_mu[R | c_{t+1}] in [0, 1]",
+        "mu (rho - 1) = pi - mu where mu > 0: the sum is at most that of x = pi - mu over "
+        "{pi > mu}, and at least minus that of mu - pi over {mu > pi}; both are tv(c_t)",
         all_of(
             "sign",
             "both signs",
-            [
-                nonnegative(x * one / 2 - x * centred, x * rest),
-                nonnegative(x * one / 2 + x * centred, x * theta),
-            ],
+            [nonnegative(x * (theta + rest) - x * theta, x * rest), nonnegative(x * theta)],
+        ),
+    )
+    yield Step(
+        "|sum_t E_mu[(rho_t - 1) f]| <= sum_t E_mu tv(c_t) = sum_t Dbar_t",
+        "the mean over c_t, added up; |a + b| <= |a| + |b|",
+        all_of(
+            "sign",
+            "sign patterns",
+            [nonnegative(x + theta - (p * x + q * theta)) for p, q in product((1, -1), repeat=2)],
         ),
     )
 
@@ -153,7 +152,7 @@ SURROGATE_BY_TV = Lemma(
     relation="<=",
     right=sp.Sum(SYMBOLS["tv_mean"][t], (t, 1, T)),
     prove=_prove_surrogate_by_tv,
-    assumes="R in [0, 1]; pi << mu",
+    assumes="R in [0, 1]",
     source="trbounds",
 )
 

@@ -8,14 +8,13 @@ tree is a polynomial. An identity between such polynomials holds for all policie
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from itertools import product
 
 import sympy as sp
 
 from trbounds.derivation import Certificate, Check, all_of, identity
 
-__all__ = ["RatioTree", "distribution", "on_trees"]
+__all__ = ["FreeTree", "RatioTree", "distribution", "on_trees"]
 
 _Path = tuple[int, ...]
 
@@ -83,16 +82,23 @@ class RatioTree:
         )
 
 
-@cache
-def _tree(length: int) -> RatioTree:
-    return RatioTree(length)
+class FreeTree(RatioTree):
+    """Ratios with any means: the training policy may leave the support of the rollout policy."""
+
+    def step(self, c: _Path, y: int) -> sp.Expr:
+        """``rho - 1`` of a token, a symbol of its own."""
+        return sp.Symbol(_name(f"d{y}", c), real=True)
 
 
 def _name(letter: str, tokens: _Path) -> str:
     return letter + "_" + "".join(map(str, tokens))
 
 
-def on_trees(sides: Callable[[RatioTree], tuple[sp.Expr, sp.Expr]], longest: int = 3) -> Check:
+def on_trees(
+    sides: Callable[[RatioTree], tuple[sp.Expr, sp.Expr]],
+    longest: int = 3,
+    kind: type[RatioTree] = RatioTree,
+) -> Check:
     """Check an identity of means over whole trees, for horizons from 1 on.
 
     Parameters
@@ -101,11 +107,13 @@ def on_trees(sides: Callable[[RatioTree], tuple[sp.Expr, sp.Expr]], longest: int
         Both sides of the identity, polynomials in the tree's symbols.
     longest : int
         Last horizon.
+    kind : type
+        :class:`RatioTree`, or :class:`FreeTree` where absolute continuity is not assumed.
     """
 
     def at(length: int) -> Check:
         def check() -> Certificate:
-            left, right = sides(_tree(length))
+            left, right = sides(kind(length))
             return identity(sp.expand(left), sp.expand(right))()
 
         return check
