@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import replace
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 
 from trbounds.errors import InputError
-from trbounds.metrics import FRAMEWORKS, framework_metrics
-from trbounds.traces import TraceBatch, open_trace
+from trbounds.metrics import FRAMEWORKS, framework_metrics, trace_statistics
+from trbounds.traces import TraceBatch, TraceSummary, open_trace, summarize
 
 MOE = str(Path(__file__).parent / "data" / "moe.parquet")
 F = np.float32
@@ -160,6 +161,19 @@ def test_nemo_rl():
         values_of(replace(batch, accepted=np.zeros_like(kept)), "nemo-rl")
 
 
+def test_nemo_rl_drops_ratios_that_overflow():
+    batch = TraceBatch(
+        offsets=np.array([0, 2]),
+        rollout_logprobs=np.array([-95.0, -1.0]),
+        train_logprobs=np.array([-1.0, -1.5]),
+    )
+    found = values_of(batch, "nemo-rl")
+    with np.errstate(over="ignore"):
+        ratio = np.exp(np.array([94.0, -0.5], F))
+    expected = np.nan_to_num(ratio, posinf=0.0).mean()
+    assert found["sampling_importance_ratio"] == pytest.approx(float(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize("size", [1e-9, 1e-5, 0.00999, 0.01001, 0.5, 12.0])
 def test_jensen_shannon_is_accurate_at_every_size(size):
     mpmath = pytest.importorskip("mpmath")
@@ -254,6 +268,9 @@ def test_bad_settings_are_refused():
         values_of(batch, "vrl")
     with pytest.raises(InputError, match="no such setting"):
         values_of(batch, "prime-rl", cap=2.0)
+    with pytest.raises(InputError, match="above 0"):
+        values_of(batch, "trl", cap=0.0)
+    assert values_of(batch, "trl", cap=0.5)["sampling/importance_sampling_ratio/max"] <= 0.5
     with pytest.raises(InputError, match="above 1"):
         values_of(batch, "verl", cap=0.5)
     for framework in ("verl", "trl"):
@@ -261,6 +278,27 @@ def test_bad_settings_are_refused():
             values_of(batch, framework, level="geometric")
     with pytest.raises(InputError, match="no token"):
         framework_metrics([make_batch(9, lengths=[0, 0])], "verl")
+
+
+def test_statistics_of_a_trace():
+    summary = summarize(MOE)
+    found = trace_statistics(summary)
+    table = summary.sequences
+    assert set(found.limits) == {"reward", "tv", "finished"}
+    for name, values in {
+        "reward": table["reward"],
+        "tv": table["tv_sum"] / table["length"],
+        "finished": table["finished"] == 1,
+    }.items():
+        limits = found.limits[name]
+        assert limits.value == pytest.approx(values.mean())
+        assert limits.lower <= limits.value <= limits.upper
+        assert limits.n_groups == np.unique(table["group"]).size
+    bare = [replace(b, reward=None, tv=None, finished=None) for b in open_trace(MOE)]
+    parts = [TraceSummary.of(part) for part in bare]
+    without = trace_statistics(functools.reduce(TraceSummary.merge, parts))
+    assert without.limits == {}
+    assert without.estimates.error is None
 
 
 def test_command(capsys):
@@ -288,6 +326,18 @@ def test_command(capsys):
         code, out, err = run("metrics", MOE, *words)
         assert (code, out) == (2, "")
         assert message in err
+    code, out, _ = run("metrics", MOE, "--as", "trbounds", "--json")
+    document = json.loads(out)
+    assert code == 0
+    statistics = trace_statistics(summarize(MOE))
+    assert document["estimates"]["error"]["value"] == statistics.estimates.error.value
+    assert document["limits"]["tv"]["upper"] == statistics.limits["tv"].upper
+    code, out, _ = run("metrics", MOE, "--as", "trbounds")
+    assert code == 0
+    assert "the importance weights can be trusted" in " ".join(out.split())
+    code, _, err = run("metrics", MOE, "--as", "trbounds", "--by-step")
+    assert code == 2
+    assert "--by-step" in err
     code, _, err = run("metrics", "nothing.tbs")
     assert code == 2
     assert err.count("\n") == 1

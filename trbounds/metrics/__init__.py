@@ -5,12 +5,15 @@ dashboard says", in float64, with standard errors that the dashboards do not hav
 """
 
 from trbounds.metrics.compute import FRAMEWORKS, FrameworkMetrics, framework_metrics
+from trbounds.metrics.statistics import TraceStatistics, trace_statistics
 from trbounds.metrics.sums import SequenceSums, sum_sequences
 
 __all__ = [
     "FRAMEWORKS",
     "FrameworkMetrics",
     "SequenceSums",
+    "TraceStatistics",
     "framework_metrics",
     "sum_sequences",
+    "trace_statistics",
 ]

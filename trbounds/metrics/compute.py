@@ -126,7 +126,8 @@ def framework_metrics(
             settings[name] = default if given is None else given
         elif given is not None:
             raise InputError(f"{framework} has no such setting", field=name)
-    sums = sum_sequences(batches, cap=settings.get("cap", 2.0))
+    # Only verl caps tokens; TRL's cap is on sequences, and may be 1 or less.
+    sums = sum_sequences(batches, cap=settings["cap"] if framework == "verl" else 2.0)
 
     def evaluate(part: SequenceSums) -> dict[str, float]:
         return chosen.metrics(part, **settings)

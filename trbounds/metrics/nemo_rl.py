@@ -9,10 +9,10 @@ Formulas, with ``d = prev_logprobs - generation_logprobs`` and means over the to
 ``policy_kl_error``          mean of ``e^-d - 1 + d``
 ``js_divergence_error``      mean of half the k3 of both log-probabilities against
                              ``log((e^prev + e^generation)/2)``
-``sampling_importance_ratio`` mean of ``e^d``
+``sampling_importance_ratio`` mean of ``e^d``, 0 where that overflows float32
 ============================ ==================================================================
 
-No clamp applies. Sequences of which the log says that the framework left them out
+No other clamp applies. Sequences of which the log says that the framework left them out
 (``sample_loss_mask`` 0) do not count, as there. Assumed: the default KL type k3 and token-level
 importance ratios. Source: ``nemo_rl/algorithms/loss``, clipped policy gradient.
 """

@@ -21,6 +21,7 @@ SAFETY_BOUND = 20.0
 """verl clamps log-ratios to this before some exponentials."""
 
 _BLOCK_TOKENS = 131_072
+_LOG_LARGEST_FLOAT32 = float(np.log(np.finfo(np.float32).max))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +45,8 @@ class SequenceSums:
     k3, reverse_k3 : ndarray
         Sums of ``e^d - d - 1`` and ``e^-d + d - 1``.
     ratio, clamped_square : ndarray
-        Sums of ``e^d`` and of ``e^(2d)`` with d clamped to [-20, 20].
+        Sums of ``e^d``, 0 where that overflows float32, and of ``e^(2d)`` with d clamped to
+        [-20, 20].
     absolute, absolute_max, exp_absolute : ndarray
         Sum and largest of ``|d|``, sum of ``e^|d|``.
     jensen_shannon : ndarray
@@ -136,9 +138,10 @@ def _sum_block(batch: TraceBatch, cap: float) -> SequenceSums:
     weight = np.exp(np.clip(d, -SAFETY_BOUND, SAFETY_BOUND))
     capped = np.clip(weight, 1 / cap, cap)
     table = SequenceTable.of(terms)
-    # A ratio beyond float64 is as infinite here as it is in float32 there.
+    ratio = np.where(d > _LOG_LARGEST_FLOAT32, 0.0, np.exp(np.minimum(d, _LOG_LARGEST_FLOAT32)))
+    # What is beyond float64 is as infinite here as it is in float32 there.
     with np.errstate(over="ignore"):
-        ratio, inverse = np.exp(d), np.expm1(-d)
+        inverse, exp_absolute = np.expm1(-d), np.exp(terms.abs_log_ratio)
     return SequenceSums(
         length=batch.lengths,
         step=table["step"].astype(np.int64),
@@ -153,7 +156,7 @@ def _sum_block(batch: TraceBatch, cap: float) -> SequenceSums:
         clamped_square=total(weight * weight),
         absolute=total(terms.abs_log_ratio),
         absolute_max=terms.max_by_sequence(terms.abs_log_ratio),
-        exp_absolute=total(np.maximum(ratio, inverse + 1)),
+        exp_absolute=total(exp_absolute),
         jensen_shannon=total(_jensen_shannon(d)),
         weight=total(weight),
         capped_weight=total(capped),

@@ -42,12 +42,14 @@ def metrics(
     Raises
     ------
     InputError
-        For an unknown mode.
+        For an unknown mode, or a cap that is not above 0.
     """
     if level not in ("sequence_mask", "sequence_truncate"):
         raise InputError(
             f"found {level!r}, expected 'sequence_mask' or 'sequence_truncate'", field="level"
         )
+    if not cap > 0:
+        raise InputError(f"found {cap:g}, expected a number above 0", field="cap")
     with np.errstate(over="ignore"):
         ratio = np.exp(sums.log_ratio)
     ratio = np.where(ratio > cap, 0.0 if level == "sequence_mask" else cap, ratio)

@@ -1,8 +1,8 @@
-"""Compute metrics under the names and by the formulas of a training framework."""
+"""Compute metrics of logged traces, our own or under the names and formulas of a framework."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,12 +10,18 @@ from trbounds.errors import InputError
 from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import number, print_json, print_table
 
+if TYPE_CHECKING:
+    from trbounds.traces import TraceSummary
+
 
 def command(
     traces: Traces = None,
     framework: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="verl, nemo-rl, prime-rl or trl.")
-    ] = "verl",
+        str,
+        typer.Option(
+            "--as", metavar="NAME", help="verl, nemo-rl, prime-rl or trl; or trbounds, our own."
+        ),
+    ] = "trbounds",
     by_step: Annotated[
         bool, typer.Option("--by-step", help="One result per training step, as dashboards show.")
     ] = False,
@@ -44,13 +50,25 @@ def command(
     Names, formulas and clamps are the framework's; values are computed in float64 and carry a
     standard error (jackknife over prompts) that dashboards do not have.
 
+    `trbounds` is what the other commands start from: the objective, the surrogate, the error and
+    their standard errors, limits on bounded means, and how far the weights can be trusted.
+
     Example: `trbounds metrics --example --as verl`
 
     Example: `trbounds metrics runs/step_*.parquet --as trl --by-step --json`
     """
     from trbounds.metrics import framework_metrics
-    from trbounds_cli.tracing import read_batches
+    from trbounds_cli.tracing import read_batches, read_summary
 
+    if framework == "trbounds":
+        for option, given in (("--by-step", by_step), ("--cap", cap), ("--level", level)):
+            if given:
+                raise InputError("trbounds has no such setting", field=option)
+        summary = read_summary(
+            traces, example=example, form=form, reward_range=reward_range, on_error=on_error
+        )
+        _show_own(summary, as_json=json)
+        return
     batches = read_batches(
         traces, example=example, form=form, reward_range=reward_range, on_error=on_error
     )
@@ -58,10 +76,10 @@ def command(
         found = framework_metrics(batches, framework, by_step=by_step, cap=cap, level=level)
     except InputError as error:
         # Parameters are named after the option that sets them.
-        option = {"framework": "--as", "cap": "--cap", "level": "--level"}.get(error.field or "")
-        if option is None:
+        options = {"framework": "--as", "cap": "--cap", "level": "--level"}
+        if error.field not in options:
             raise
-        raise InputError(error.problem, field=option) from None
+        raise InputError(error.problem, field=options[error.field]) from None
     if json:
         print_json({"framework": framework, "results": [part.to_dict() for part in found]})
         return
@@ -75,3 +93,51 @@ def command(
                 for name, value in part.values.items()
             ],
         )
+
+
+def _show_own(summary: TraceSummary, *, as_json: bool) -> None:
+    from trbounds.metrics import trace_statistics
+
+    found = trace_statistics(summary)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    estimates = {name: getattr(found.estimates, name) for name in _OWN}
+    print_table(
+        f"{summary.n_sequences} sequences, {summary.n_tokens} tokens",
+        ["estimate", "value>", "s.e. by sequence>", "s.e. by prompt>"],
+        [
+            [
+                _OWN[name],
+                number(estimate.value),
+                number(estimate.standard_error),
+                number(estimate.jackknife_error),
+            ]
+            for name, estimate in estimates.items()
+            if estimate is not None
+        ],
+        [found.trust],
+    )
+    if found.limits:
+        print_table(
+            "Limits at any sample size, 95 % each (empirical Bernstein, prompts independent)",
+            ["mean of", "value>", "at least>", "at most>", "prompts>"],
+            [
+                [name, number(m.value), number(m.lower), number(m.upper), str(m.n_groups)]
+                for name, m in found.limits.items()
+            ],
+        )
+
+
+_OWN = {
+    "J_mu": "mean reward",
+    "reward_var": "variance of the reward within prompts",
+    "surrogate": "surrogate L'",
+    "gain": "gain J(pi) - J(mu)",
+    "error": "error, gain - L'",
+    "sup_error": "largest error over all rewards",
+    "tv_seq": "TV of whole sequences",
+    "residual_square": "Q = E (W - 1 - M)^2",
+    "residual_square_path": "Q, by the logged chi2",
+    "l2": "L2 bound sqrt(v Q)",
+}

@@ -1,0 +1,94 @@
+"""What a trace says in our own terms: estimates, limits, and how far to trust the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.concentration import BoundedMean, empirical_bernstein
+from trbounds.errors import InputError
+from trbounds.traces.error_estimates import ErrorEstimates, estimate_error
+from trbounds.traces.summary import TraceSummary
+
+__all__ = ["TraceStatistics", "trace_statistics"]
+
+
+@dataclass(frozen=True)
+class TraceStatistics:
+    """Statistics of a trace.
+
+    Parameters
+    ----------
+    estimates : ErrorEstimates
+        Each with a standard error by sequence and by prompt; with the effective sample size and
+        the tail index of the sequence weights.
+    limits : mapping of str to BoundedMean
+        Limits without any assumption of normality, prompts taken as independent, where logged:
+        ``reward``, ``tv`` (mean over sequences of the mean token TV) and ``finished``.
+    """
+
+    estimates: ErrorEstimates
+    limits: Mapping[str, BoundedMean]
+
+    @property
+    def trust(self) -> str:
+        """Whether the importance weights can be trusted, in plain words."""
+        weights = self.estimates.weights
+        shape = weights.pareto_shape
+        tail = "too few for a tail index" if math.isnan(shape) else f"tail index {shape:.2f}"
+        return weights.warning or (
+            "the importance weights can be trusted: the effective sample is "
+            f"{weights.effective_share:.0%} of the sequences ({tail}, largest weight "
+            f"{weights.largest_weight:.3g})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "estimates": self.estimates.to_dict(),
+            "limits": {name: mean.to_dict() for name, mean in self.limits.items()},
+            "trust": self.trust,
+        }
+
+
+def trace_statistics(summary: TraceSummary, *, confidence: float = 0.95) -> TraceStatistics:
+    """Compute the statistics of a trace.
+
+    Parameters
+    ----------
+    summary : TraceSummary
+        Of at least one sequence.
+    confidence : float
+        Of each limit.
+
+    Returns
+    -------
+    TraceStatistics
+
+    Raises
+    ------
+    InputError
+        If there is no sequence, or for a bad confidence.
+    """
+    if not summary.n_sequences:
+        raise InputError("found no sequence, expected at least one", field="paths")
+    table, groups = summary.sequences, summary.groups()
+    columns: dict[str, tuple[NDArray[Any], float, float]] = {}
+    if summary.has("reward"):
+        columns["reward"] = (table["reward"], *summary.reward_range)
+    if summary.has("tv"):
+        # A mean of numbers up to 1 can exceed it by rounding.
+        mean = np.minimum(table["tv_sum"] / np.maximum(table["length"], 1), 1.0)
+        columns["tv"] = (mean, 0.0, 1.0)
+    if summary.has("finished"):
+        columns["finished"] = (table["finished"], 0.0, 1.0)
+    limits = {
+        name: empirical_bernstein(values, low=low, high=high, confidence=confidence, groups=groups)
+        for name, (values, low, high) in columns.items()
+    }
+    return TraceStatistics(estimate_error(summary), limits)
