@@ -112,7 +112,7 @@ BALL_RELATIONS: Mapping[tuple[str, ...], Callable[[Situation, Known], Any]] = {
 }
 
 
-def derive_missing(situation: Situation, known: Known) -> Known:
+def derive_missing(situation: Situation, known: Known, wanted: Iterable[str]) -> Known:
     """Bound missing fields by the known ones, as a profile's completion does.
 
     Parameters
@@ -121,6 +121,8 @@ def derive_missing(situation: Situation, known: Known) -> Known:
         Horizon, reward width and conversion.
     known : dict
         Fields as balls, position fields as lists of balls.
+    wanted : iterable of str
+        The fields to bound; what they are derived through is bounded too, the rest is not.
 
     Returns
     -------
@@ -128,8 +130,9 @@ def derive_missing(situation: Situation, known: Known) -> Known:
         The known fields and those that follow: of several relations the smallest value.
     """
     found = dict(known)
+    needed = _sources(wanted)
     for target in dict.fromkeys(r.target for r in RELATIONS):
-        if target in known:
+        if target in known or target not in needed:
             continue
         values = [
             BALL_RELATIONS[(target, *r.needs)](situation, found)
@@ -147,6 +150,15 @@ def derivable(known: Iterable[str]) -> set[str]:
     for relation in RELATIONS:
         if set(relation.needs) <= found:
             found.add(relation.target)
+    return found
+
+
+def _sources(wanted: Iterable[str]) -> set[str]:
+    found = set(wanted)
+    # A field is derived after those it is derived from.
+    for relation in reversed(RELATIONS):
+        if relation.target in found:
+            found.update(relation.needs)
     return found
 
 

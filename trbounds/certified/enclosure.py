@@ -182,7 +182,8 @@ def _expression(bound: Bound, conversion: Conversion) -> Any:
 def _evaluate(
     bound: Bound, expression: Any, situation: Situation, values: Mapping[str, Any], precision: int
 ) -> Any:
-    known = derive_missing(situation, {name: _as_ball(v) for name, v in values.items()})
+    balls = {name: _as_ball(value) for name, value in values.items()}
+    known = derive_missing(situation, balls, (*bound.requires, *bound.uses, "reward_var"))
     lacking = [name for name in bound.requires if name not in known]
     if lacking:
         raise InputError(
