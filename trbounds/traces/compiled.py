@@ -79,12 +79,8 @@ class _Pass:
         lengths = batch.lengths
         self.T = int(lengths.max(initial=0))
         self.columns: dict[str, NDArray[Any]] = {}
-        self.positions = PositionSums().state()
         alive = lengths.size - np.cumsum(np.bincount(lengths, minlength=1))[:-1]
-        self.positions.update(n_sequences=np.array([lengths.size]), alive=alive)
-        for name in self.positions.keys() - {"n_sequences", "alive"}:
-            shape = self.T if name.startswith("max_") else (2, self.T)
-            self.positions[name] = np.zeros(shape)
+        self.positions = {"n_sequences": np.array([lengths.size]), "alive": alive}
         self.extremes = Extremes()
         self.histograms: dict[str, Histogram] = {}
 
@@ -116,7 +112,7 @@ class _Pass:
 
         n = self.batch.n_sequences
         sums, ends = np.zeros((n, 6)), np.empty((n, 3))
-        pairs, maxima = np.zeros((len(_RATIOS), 2, self.T)), self.positions["max_abs_log_ratio"]
+        pairs, maxima = np.zeros((len(_RATIOS), 2, self.T)), np.zeros(self.T)
         log_bins, k3_bins = Histogram(), Histogram()
         rollout, train, offsets = self._logs()
         found = ratio_pass(
@@ -139,6 +135,7 @@ class _Pass:
         self.columns["k2_max"] = 0.5 * largest * largest
         places = ("sum_ratio", "sum_abs_ratio", "sum_square", "squares_square", "sum_k3")
         self.positions.update(zip((*places, "squares_k3"), pairs, strict=True))
+        self.positions["max_abs_log_ratio"] = maxima
         self.histograms.update(abs_log_ratio=log_bins, k3=k3_bins)
         if self.batch.n_tokens:
             self._ratio_extremes(ends, rollout, train)
@@ -165,15 +162,16 @@ class _Pass:
 
         n = self.batch.n_sequences
         sums, ends, pairs = np.zeros(n), np.empty((n, 2)), np.zeros((2, 2, self.T))
-        maxima = self.positions.get(f"max_{name}", np.zeros(self.T))
+        maxima = np.zeros(self.T)
         bins = Histogram()
         offsets = self.batch.offsets
         column_pass(values, offsets, sums, ends, pairs, maxima, bins.counts, BIN_SHIFT, BIN_OFFSET)
         self.columns[f"{name}_sum"] = sums
         if name == "kl":
             self.columns["kl_max"] = np.maximum(ends[:, 1], 0.0)
-        if f"sum_{name}" in self.positions:
-            self.positions[f"sum_{name}"], self.positions[f"squares_{name}"] = pairs
+        if name != "entropy":
+            self.positions.update({f"sum_{name}": pairs[0], f"squares_{name}": pairs[1]})
+            self.positions[f"max_{name}"] = maxima
         self.histograms[name] = bins
         if self.batch.n_tokens:
             for kind, column in (("max", 1), ("min", 0)):

@@ -29,7 +29,8 @@ class PositionSums:
 
     Quantities: ``tv``, ``kl``, ``chi2`` (as logged), and of the sampled token ``abs_ratio``
     (``|rho - 1|``), ``square`` (``(rho - 1)^2``), ``k3`` and ``ratio`` (``rho - 1``).
-    Array entry ``t - 1`` belongs to position ``t``.
+    Array entry ``t - 1`` belongs to position ``t``. Inside, a quantity that was never seen takes
+    no memory until it is asked for.
     """
 
     def __init__(self) -> None:
@@ -62,6 +63,7 @@ class PositionSums:
             If the quantity is unknown or there is no sequence.
         """
         self._check(name, _MEANS)
+        self._grow(self.T)
         return self._sums[name].value / self.n_sequences
 
     def standard_error(self, name: str) -> Floats:
@@ -88,6 +90,7 @@ class PositionSums:
             If the quantity is unknown.
         """
         self._check(name, _MAXIMA)
+        self._grow(self.T)
         return self._maxima[name]
 
     @classmethod
@@ -117,21 +120,21 @@ class PositionSums:
         for (sums, name), total in zip(targets, totals, strict=True):
             sums[name] = CompensatedSum(total)
         out._maxima.update(zip(maxima, tops, strict=True))
-        out._grow(out.T)
         return out
 
     def absorb(self, other: PositionSums) -> None:
         """Add another in place."""
         self.n_sequences += other.n_sequences
-        self._grow(other.T)
+        self.alive = np.asarray(grow(self.alive, other.T), dtype=np.int64)
         self.alive[: other.T] += other.alive
         for name in _MEANS:
             self._sums[name].absorb(other._sums[name])
         for name in _SQUARED:
             self._squares[name].absorb(other._squares[name])
-        for name in _MAXIMA:
-            mine = self._maxima[name][: other.T]
-            np.maximum(mine, other._maxima[name], out=mine)
+        for name, theirs in other._maxima.items():
+            mine = np.asarray(grow(self._maxima[name], theirs.size), dtype=np.float64)
+            np.maximum(mine[: theirs.size], theirs, out=mine[: theirs.size])
+            self._maxima[name] = mine
 
     def copy(self) -> PositionSums:
         """Return an independent copy."""
@@ -141,6 +144,7 @@ class PositionSums:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything as named arrays."""
+        self._grow(self.T)
         out: dict[str, NDArray[Any]] = {
             "n_sequences": np.array([self.n_sequences]),
             "alive": self.alive,
@@ -154,15 +158,16 @@ class PositionSums:
 
     @classmethod
     def from_state(cls, state: dict[str, NDArray[Any]]) -> PositionSums:
-        """Rebuild from :meth:`state`."""
+        """Rebuild from :meth:`state`; quantities that are not there are 0."""
         out = cls()
         out.n_sequences = int(state["n_sequences"][0])
         out.alive = state["alive"]
         for prefix, sums in (("sum", out._sums), ("squares", out._squares)):
             for name in sums:
-                high, low = state[f"{prefix}_{name}"]
-                sums[name] = CompensatedSum(high, low)
-        out._maxima = {name: state[f"max_{name}"] for name in _MAXIMA}
+                if f"{prefix}_{name}" in state:
+                    sums[name] = CompensatedSum(*state[f"{prefix}_{name}"])
+        for name in _MAXIMA:
+            out._maxima[name] = state.get(f"max_{name}", out._maxima[name])
         return out
 
     def _grow(self, size: int) -> None:
