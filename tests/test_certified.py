@@ -12,6 +12,7 @@ import flint
 import mpmath
 import numpy as np
 import pytest
+import sympy
 from flint import arb
 
 from trbounds.bound import Bound
@@ -19,6 +20,8 @@ from trbounds.bounds import all_bounds, get_bound
 from trbounds.certified import enclose, enclose_values
 from trbounds.certified.check import certify_pair
 from trbounds.certified.derived import BALL_RELATIONS
+from trbounds.certified.expressions import Reader
+from trbounds.certified.functions import Monotone
 from trbounds.certified.infimum import infimum
 from trbounds.certified.intervals import FUNCTIONS, Interval, apply, ends, exponential, power
 from trbounds.certified.sharp import sharp_tv
@@ -272,6 +275,21 @@ def test_monotone_functions_keep_their_digits(name: str) -> None:
     everything = apply(name, Interval(arb(0), arb.pos_inf()))
     assert ends(everything)[0] <= whole.low
     assert ends(everything)[1] >= whole.high
+
+
+def test_derivatives_of_monotone_functions() -> None:
+    x = sympy.Symbol("x", positive=True)
+    checked = set()
+    for kind in Monotone.__subclasses__():
+        if kind.fdiff is Monotone.fdiff:
+            continue  # occurs in derivatives only
+        for point in (sympy.Rational(1, 50), sympy.Rational(3, 7), sympy.Integer(9)):
+            slope = Reader({}, 60).value(sympy.diff(kind(x), x).subs(x, point))
+            with mpmath.workdps(40):
+                expected = mpmath.diff(MPMATH[kind.key], mpmath.mpf(point.p) / point.q)
+                assert float(slope) == pytest.approx(float(expected), rel=1e-14)
+        checked.add(kind.key)
+    assert checked == set(FUNCTIONS) - {"square_over_phi_rise", "over_phi_fall"}
 
 
 def test_interval_arithmetic_encloses() -> None:
