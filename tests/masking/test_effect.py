@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from trbounds.errors import InputError
 from trbounds.masking import compare, compute_statistics, mask, parse_rule
 from trbounds.masking.acceptance import by_length, by_value, token_exclusion
-from trbounds.oracle import exact, random_pair, stopped_path_fields
+from trbounds.masking.guarantees import CAPPED, best_bound, capped_profile
+from trbounds.oracle import exact, random_pair
 from trbounds.traces import TraceSummary, open_trace
 
 
@@ -204,27 +206,46 @@ def test_length_neutral_guarantee(summary, batch, moe_path):
     assert mask(summary, "ser <= 1").length_neutral is None
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_stopped_policy_keeps_within_the_guarantee(seed):
-    """Stop a policy pair at the cap and enumerate: its error is below what the cap proves."""
-    rng = np.random.default_rng(seed)
-    pair = random_pair(rng, 4, 3, kind="far", reward="worst")
-    cap = float(exact(pair).chi2_path_max) / 3
-    chi2 = [
-        ((pi - mu) ** 2 / mu).sum(axis=-1) for mu, pi in zip(pair.rollout, pair.train, strict=True)
-    ]
-    spent, train = np.zeros((1, 1)), []
-    for mu, pi, step in zip(pair.rollout, pair.train, chi2, strict=True):
-        total = spent + step
+def divergences(pair):
+    """Of every context: kl, tv and chi2, by position."""
+    out = {"kl": [], "tv": [], "chi2": []}
+    for mu, pi in zip(pair.rollout, pair.train, strict=True):
+        out["kl"].append((mu * np.log(mu / pi)).sum(axis=-1))
+        out["tv"].append(np.abs(pi - mu).sum(axis=-1) / 2)
+        out["chi2"].append(((pi - mu) ** 2 / mu).sum(axis=-1))
+    return out
+
+
+def stop(pair, aggregate, values, cap):
+    """Follow the training policy until the cap would be exceeded, the rollout policy from then."""
+    spent, train, stops = np.zeros((1, 1)), [], 0
+    for mu, pi, value in zip(pair.rollout, pair.train, values, strict=True):
+        total = np.maximum(spent, value) if aggregate == "max" else spent + value
         stopped = total > cap
+        stops += int(stopped.sum())
         train.append(np.where(stopped[..., None], mu, pi))
         # Once stopped, a response stays stopped.
-        spent = np.repeat(np.where(stopped, np.inf, total), 3, axis=1)
-    stopped_pair = replace(pair, train=tuple(train))
-    truth = exact(stopped_pair)
-    assert stopped_path_fields(pair, cap)["chi2_stop_prob"] > 0
-    proved = 0.5 * math.sqrt(math.expm1(cap) - cap)
-    assert 0 < truth.sup_error <= proved
+        spent = np.repeat(np.where(stopped, np.inf, total), mu.shape[-1], axis=1)
+    return replace(pair, train=tuple(train)), stops
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("far", 0), ("far", 1), ("near", 2), ("heavy", 3)])
+@pytest.mark.parametrize("statistic", [name for name, (_, _, exact) in CAPPED.items() if exact])
+def test_the_stopped_policy_keeps_within_the_guarantee(statistic, kind, seed):
+    """Stop a policy pair at the cap and enumerate: its error is below what the cap proves."""
+    aggregate, _, term = statistic.partition(" ")
+    T = 4
+    pair = random_pair(np.random.default_rng(seed), T, 3, kind=kind, reward="worst")
+    values = divergences(pair)[term]
+    # Above the divergence of the first token, so that the policy is not stopped at once.
+    cap = (float(values[0].max()) + max(float(value.max()) for value in values)) / 2
+    # A cap on the mean of a response of T tokens is a cap T times as large on its sum.
+    stopped, stops = stop(pair, aggregate, values, cap * (T if aggregate == "mean" else 1))
+    if aggregate != "mean":
+        assert stops > 0
+    profile = capped_profile(SimpleNamespace(T=T, reward_range=(0.0, 1.0)), {statistic: cap})
+    proved, _ = best_bound(profile)
+    assert 0 < exact(stopped).sup_error <= proved * (1 + 1e-12)
 
 
 def test_what_a_rule_needs_is_asked_for(batch, summary):

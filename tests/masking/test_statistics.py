@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trbounds.errors import InputError
-from trbounds.masking import STATISTICS, compute_statistics, needs_tokens
+from trbounds.masking import STATISTICS, compute_statistics, needs_tokens, parse_rule
 from trbounds.masking.statistics import weights_of
 from trbounds.traces import TraceSummary
 
@@ -126,3 +126,41 @@ def test_what_is_not_there_is_refused(batch, summary):
         compute_statistics(summary, ["max k3"])
     with pytest.raises(InputError, match="no statistic 'max k9'; there are: max k1"):
         compute_statistics(summary, ["max k9"])
+
+
+def verl_keeps(log_ratio, option, low, high):
+    """verl's decision on one sequence, from its published formulas, in float32."""
+    x = np.clip(log_ratio.astype(np.float32), -20, 20)
+    values = {"k1": -x, "k2": 0.5 * x**2, "k3": np.exp(x) - 1 - x}[option[-2:]]
+    aggregate = {"sum": np.sum, "mean": np.mean, "max": np.max}[option.split("_")[1]]
+    found = aggregate(values)
+    if option.endswith("k1"):
+        return math.log(low) <= found <= math.log(high)
+    return found <= high
+
+
+@pytest.mark.parametrize(
+    ("option", "low", "high"),
+    [
+        ("seq_sum_k1", 0.9, 1.15),
+        ("seq_mean_k1", 0.999, 1.0005),
+        ("seq_sum_k2", 0.0, 0.02),
+        ("seq_mean_k2", 0.0, 1e-4),
+        ("seq_max_k2", 0.0, 5e-3),
+        ("seq_sum_k3", 0.0, 0.02),
+        ("seq_mean_k3", 0.0, 1e-4),
+        ("seq_max_k3", 0.0, 5e-3),
+    ],
+)
+def test_named_rules_decide_as_verl_does(batch, summary, option, low, high):
+    numbers = f"{low}, {high}" if option.endswith("k1") else f"{high}"
+    rule = parse_rule(f"{option}({numbers})")
+    accept = rule.accept(compute_statistics(summary, rule.statistics, [batch]))
+    expected = [
+        verl_keeps(
+            batch.train_logprobs[first:last] - batch.rollout_logprobs[first:last], option, low, high
+        )
+        for first, last in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)
+    ]
+    assert accept.tolist() == expected
+    assert 0 < accept.mean() < 1
