@@ -80,7 +80,10 @@ def data(results: Sequence[Tightness] | None = None) -> TightnessData:
         rows.append(TightnessRow(bound.key, bound.title, bound.source.is_paper, ratio, centred))
     if not rows:
         raise InputError("found no instance of a bound", field="results")
-    return TightnessData(tuple(sorted(rows, key=lambda row: (-row.centred_ratio, row.key))))
+    # Ratios that differ by rounding keep the order of the bounds.
+    order = {key: rank for rank, key in enumerate(bounds)}
+    rows.sort(key=lambda row: (-round(row.centred_ratio, 9), order[row.key]))
+    return TightnessData(tuple(rows))
 
 
 def draw(data: TightnessData, ax: Axes) -> None:
