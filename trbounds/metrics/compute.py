@@ -20,7 +20,7 @@ from trbounds.traces.jackknife import jackknife_error
 
 __all__ = ["FRAMEWORKS", "FrameworkMetrics", "framework_metrics"]
 
-_MAX_BLOCKS = 100
+_MAX_BLOCKS = 32
 """Most groups of prompts that the jackknife deletes: each costs one more evaluation."""
 
 
