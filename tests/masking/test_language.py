@@ -190,6 +190,15 @@ def test_refusals_name_the_place(text, message):
         parse_rule(text)
 
 
+def test_refusals_are_one_short_line():
+    with pytest.raises(InputError) as caught:
+        parse_rule("ser < 1 and\n" * 100 + "&")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 200
+    assert message.endswith("and\\n^&'")
+
+
 @given(st.text(max_size=80) | st.text("maxk2k3 <=>()|rho-1^.,and not", max_size=60))
 def test_any_text_is_a_rule_or_one_clear_error(text):
     try:

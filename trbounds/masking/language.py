@@ -28,6 +28,7 @@ __all__ = ["parse_family", "parse_rule"]
 
 _LONGEST = 2000
 _DEEPEST = 50
+_SHOWN = 60
 
 _PATTERN = re.compile(
     r"""\s*(?:
@@ -139,8 +140,11 @@ class _Parser:
             at = self.here.start
             found = "the end" if self.here.kind == "end" else repr(self.here.text)
             problem = f"found {found}, expected {expected}"
-        marked = f"{self._text[:at]}^{self._text[at:]}"
-        raise InputError(f"{problem}, at ^ in '{marked}'", field="rule")
+        first, last = max(at - _SHOWN, 0), at + _SHOWN
+        before = "..." * (first > 0) + self._text[first:at]
+        after = self._text[at:last] + "..." * (last < len(self._text))
+        # As a literal, so that a line break does not break the line.
+        raise InputError(f"{problem}, at ^ in {f'{before}^{after}'!r}", field="rule")
 
     def _term(self, depth: int) -> Rule:
         parts = [self._factor(depth)]
