@@ -4,8 +4,12 @@ import json
 import os
 import pickle
 import signal
+import sys
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import distributed
 import numpy as np
@@ -107,7 +111,7 @@ def test_processes(inputs, expected, jobs):
 
 
 def test_dask_with_a_worker_killed(inputs, expected):
-    options = {"threads_per_worker": 1, "dashboard_address": None}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(n_workers=3, **options) as cluster:
         client = distributed.Client(cluster)
         killed = []
@@ -162,6 +166,42 @@ def test_a_pool_that_breaks_is_an_error(inputs, monkeypatch):
 def test_bad_options(inputs, options, problem):
     with pytest.raises(InputError, match=problem):
         summarize(inputs, **options)
+
+
+def test_dask_is_an_extra(inputs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingDependency, match=r"needs distributed.*\[dask\]"):
+        summarize(inputs, engine="dask")
+
+
+def test_workers_that_always_die_are_an_error(inputs, monkeypatch):
+    class Dying:
+        def submit(self, work, part):
+            future = Future()
+            future.set_exception(
+                distributed.KilledWorker("part", SimpleNamespace(address="here"), 3)
+            )
+            return future
+
+    @contextmanager
+    def executor(self, pure):
+        yield Dying()
+
+    monkeypatch.setattr(distributed.Client, "get_executor", executor)
+    with pytest.raises(TrboundsError, match="workers died again and again"):
+        summarize(inputs, engine="dask")
+
+
+def test_the_compiled_pass_is_the_same_on_files(inputs, expected):
+    summary = summarize(inputs, kernel="numba")
+    assert summary.counts == expected.counts
+    for name in ("chi2_sum", "k3_sum", "residual_path", "abs_ratio_sum"):
+        np.testing.assert_allclose(
+            summary.sequences[name], expected.sequences[name], rtol=1e-12, atol=1e-18
+        )
+    for name in ("kl", "k3", "square"):
+        one, two = (part.positions.mean(name) for part in (summary, expected))
+        np.testing.assert_allclose(one, two, rtol=1e-13)
 
 
 def test_standard_input_stays_in_this_process():

@@ -370,7 +370,7 @@ def _dask(scheduler: str | None, jobs: int) -> Iterator[tuple[Executor, Callable
         import distributed
     except ImportError:
         raise MissingDependency("distributed", extra="dask", purpose="The engine 'dask'") from None
-    local: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
+    local: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": ":0"}
     try:
         client = distributed.Client(scheduler, **({} if scheduler else local))
     except (OSError, ValueError) as error:
