@@ -256,6 +256,42 @@ def test_order_and_plain_values():
     assert set(found[0].to_dict()) == {"name", "severity", "found", "advice", "numbers"}
 
 
+# ---- joined wrongly
+
+
+def test_unrelated_lists_are_a_warning_as_two_policies_may_differ_entirely():
+    batch = right()
+    train = np.random.default_rng(1).permutation(batch.train_logprobs)
+    found = named(replace(batch, train_logprobs=train))["unrelated_logprobs"]
+    assert found.severity == "warning"
+    assert abs(found.numbers["correlation"]) < 0.1
+
+
+def test_one_sequence_with_another_list():
+    long, other = right(), right(seed=1)
+    lengths = np.full(N // 2, 2 * T)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    train = long.train_logprobs.copy()
+    train[48:72] = other.train_logprobs[48:72]
+    found = named(replace(long, offsets=offsets, train_logprobs=train, file="f"))
+    assert found["misaligned_sequences"].numbers["sequences"] == 1
+    assert "(f, record 2)" in found["misaligned_sequences"].found
+
+
+def test_records_and_tokens_written_twice():
+    batch = right()
+    offsets = np.arange(0, N * T + 1, 2 * T)
+    long = replace(batch, offsets=offsets)
+    columns = {n: getattr(batch, n) for n in ("rollout_logprobs", "train_logprobs")}
+    both = {name: np.concatenate([values, values]) for name, values in columns.items()}
+    twice = replace(long, offsets=np.arange(0, 2 * N * T + 1, 2 * T), **both)
+    assert named(long) == {}
+    assert named(twice)["repeated_sequences"].numbers["sequences"] == N // 2
+    tokens = {name: np.repeat(values, 2) for name, values in columns.items()}
+    doubled = replace(long, offsets=2 * offsets, **tokens)
+    assert set(named(doubled)) == {"repeated_tokens"}
+
+
 # ---- the fold
 
 

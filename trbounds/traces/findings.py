@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
 
 import numpy as np
 
+from trbounds.traces.finding import FINDINGS, Finding, Severity
 from trbounds.traces.jackknife import Blocks
 from trbounds.traces.summary import TraceSummary
 
 __all__ = ["FINDINGS", "Finding", "Severity", "findings"]
-
-Severity = Literal["error", "warning", "info"]
-
-FINDINGS = {
-    "identical_logprobs": "training log-probabilities are copies of the rollout ones",
-    "zero_train_logprobs": "training log-probabilities are zero-filled",
-    "zero_rollout_logprobs": "rollout log-probabilities are zero-filled",
-    "shifted_by_one": "the two lists are shifted against each other by one token",
-    "unrelated_logprobs": "the two lists do not belong to the same tokens",
-    "misaligned_sequences": "in some sequences the two lists do not belong to the same tokens",
-    "repeated_tokens": "every token is in the lists twice",
-    "constant_offset": "log rho is nearly constant and not 0",
-    "temperature_mismatch": "the two log-probabilities are scaled differently",
-    "truncated_sampling": "some tokens of the training policy are never sampled",
-    "ratio_above_one": "the mean of rho is above 1",
-    "post_rejection_mask": "the mask leaves out tokens that a rejection rule dropped",
-    "rejected_sequences": "sequences were sampled and rejected",
-    "repeated_sequences": "sequences are in the trace twice",
-    "mixed_weight_versions": "sequences were sampled by changing weights",
-}
-"""Every finding, and what it means."""
 
 _STANDARD_ERRORS = 4.0
 """Distance of the mean of rho from 1 that chance gives with probability 6e-5."""
@@ -61,39 +39,6 @@ certain of every token."""
 _SMALL_SHARE = 0.01
 _ZERO_SHARE = 1e-3
 _MASK_FACTOR = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing found about how a trace was logged.
-
-    Parameters
-    ----------
-    name : str
-        A key of :data:`FINDINGS`.
-    severity : {"error", "warning", "info"}
-        Error: what is computed from the trace is wrong or no bound applies. Warning: part of it
-        may be. Info: to be known.
-    found : str
-        What was found, in a sentence.
-    advice : str
-        What to do.
-    numbers : dict of str to float
-        What it rests on.
-    """
-
-    name: str
-    severity: Severity
-    found: str
-    advice: str
-    numbers: dict[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.found}. {self.advice}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 def findings(summary: TraceSummary) -> list[Finding]:
@@ -197,9 +142,12 @@ def _aligned(summary: TraceSummary) -> Iterator[Finding]:
     if not here > _WEAK and pairs.log_ratio_deviation > _WEAK:
         yield Finding(
             name="unrelated_logprobs",
-            severity="error",
+            severity="warning",
             found=f"the two log-probabilities of a token correlate at {here:.3f} only",
-            advice="The two lists are not of the same tokens: check how they were joined",
+            advice=(
+                "Unless the two policies have nothing in common, the lists are not of the same "
+                "tokens: check how they were joined"
+            ),
             numbers={"correlation": here},
         )
         return
@@ -244,7 +192,7 @@ def _misaligned(summary: TraceSummary) -> Iterator[Finding]:
     place = f"{summary.files[table['file'][worst]]}, record {table['record'][worst]}"
     yield Finding(
         name="misaligned_sequences",
-        severity="error" if bad > _SMALL_SHARE * summary.n_sequences else "warning",
+        severity="warning",
         found=(
             f"{bad} sequences have a mean k3 above {_ABSURD_KL} nats per token, the worst "
             f"{k3.max():.3g} ({place})"
