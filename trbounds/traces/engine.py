@@ -30,11 +30,12 @@ from typing import Any
 from trbounds.errors import InputError, MissingDependency, TrboundsError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.compiled import uses_numba
+from trbounds.traces.omissions import Partial
 from trbounds.traces.partition import Part, partition
 from trbounds.traces.reader import detect
 from trbounds.traces.reading import Paths, read_source
 from trbounds.traces.source import Source
-from trbounds.traces.summary import Kernel, Partial, TraceSummary
+from trbounds.traces.summary import Kernel, TraceSummary
 from trbounds.traces.validate import ReadOptions
 
 __all__ = ["Progress", "summarize", "summarize_part"]

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -25,15 +24,15 @@ from trbounds.traces.estimates import (
 )
 from trbounds.traces.extremes import Extremes
 from trbounds.traces.histogram import Histogram, token_histograms
+from trbounds.traces.omissions import Partial, Skipped
 from trbounds.traces.pair_moments import PairMoments
-from trbounds.traces.partition import Part
 from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.stopping import StoppedSums
 from trbounds.traces.token_counts import TokenCounts
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["COUNTS", "Kernel", "Partial", "Skipped", "TraceSummary"]
+__all__ = ["COUNTS", "Kernel", "TraceSummary"]
 
 Kernel = Literal["auto", "numpy", "numba"]
 
@@ -70,45 +69,6 @@ COUNTS = {
     "skipped": "records and files left out because of an error",
 }
 """What ``TraceSummary.counts`` counts."""
-
-
-@dataclass(frozen=True, order=True)
-class Skipped:
-    """A record (or a whole file: ``record`` is -1) that was left out, and why."""
-
-    file: str
-    record: int
-    field: str
-    problem: str
-
-    @classmethod
-    def of(cls, error: InputError) -> Skipped:
-        """Take the place and the problem from an error."""
-        record = -1 if error.record is None else error.record
-        return cls(error.file or "", record, error.field or "", error.problem)
-
-
-@dataclass(frozen=True)
-class Partial:
-    """What a summary holds of its inputs when the run that made it did not come to its end.
-
-    Parameters
-    ----------
-    done : frozenset of Part
-        Parts of the inputs that are in the summary.
-    left : int
-        Number of parts that are not.
-    """
-
-    done: frozenset[Part]
-    left: int
-
-    def merge(self, other: Partial) -> Partial:
-        """Return what the merged summary lacks."""
-        return Partial(self.done | other.done, self.left + other.left)
-
-    def __str__(self) -> str:
-        return f"partial: {len(self.done)} of {len(self.done) + self.left} parts of the inputs"
 
 
 class TraceSummary:

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.extremes import Extreme
 from trbounds.traces.histogram import Histogram
+from trbounds.traces.omissions import Partial, Skipped
 from trbounds.traces.pair_moments import PairMoments
 from trbounds.traces.partition import Part
 from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import COLUMNS, SequenceTable
 from trbounds.traces.stopping import BUDGETS, StoppedSums
-from trbounds.traces.summary import Partial, Skipped, TraceSummary
+from trbounds.traces.summary import TraceSummary
 from trbounds.traces.writing import replacing
 
 __all__ = ["load", "save"]
