@@ -29,6 +29,14 @@ def small_parts(monkeypatch):
     monkeypatch.setattr("trbounds.traces.partition._PART_BYTES", 60_000)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C raises, also where the suite was started in the background, which ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Two files of many row groups each, and one that is read as a whole."""
