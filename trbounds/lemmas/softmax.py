@@ -1,4 +1,4 @@
-"""Lemmas on a softmax whose logits are perturbed: the mismatch of one token, one-step divergences.
+"""Lemmas on a softmax whose logits are perturbed: the mismatch of one token.
 
 Throughout, ``p = softmax(z)`` and ``q = softmax(z + e)`` with ``|e_k| <= a`` for every token k, and
 ``Delta = log q_i - log p_i`` for one token i, with ``p = p_i`` and ``q = q_i``.
@@ -15,27 +15,23 @@ from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegativ
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
 
 __all__ = [
-    "CHI2_CAP",
     "CONCAVITY",
     "ENVELOPE_LOWER",
     "ENVELOPE_UPPER",
     "EXP_MONOTONE",
     "FIRST_ORDER",
-    "KL_CAP",
     "MEAN_VALUE",
     "MISMATCH_SYMBOLS",
     "SELECTION_BIAS",
     "SOFTMAX_RATIO",
-    "TV_CAP",
     "WITHOUT_REMAINDER",
     "abs_delta",
-    "chi2_step",
     "delta",
     "first_order_part",
-    "kl_step",
+    "mean_step",
     "minus_delta",
     "sampled_mismatch",
-    "tv_step",
+    "simplex",
 ]
 
 _a = sp.Symbol("a", nonnegative=True)
@@ -57,9 +53,6 @@ delta = sp.Symbol("Delta", real=True)
 minus_delta = sp.Symbol("-Delta", real=True)
 abs_delta = sp.Symbol("|Delta|", nonnegative=True)
 first_order_part = sp.Symbol("|Delta| to first order in a", nonnegative=True)
-tv_step = sp.Symbol("TV(p,q)", nonnegative=True)
-kl_step = sp.Symbol("KL(p,q)", nonnegative=True)
-chi2_step = sp.Symbol("chi2(q,p)", nonnegative=True)
 sampled_mismatch = sp.Symbol("E[Delta | i sampled from q] to order s^2", real=True)
 
 # 1 - p and p as fractions of a non-negative u, so that signs are plain: p = 1/(1 + u).
@@ -67,7 +60,7 @@ _u = sp.Symbol("u", nonnegative=True)
 _P_OF_U = 1 / (1 + _u)
 
 
-def _simplex(n: int) -> list[Any]:
+def simplex(n: int) -> list[Any]:
     """Probabilities of n tokens; token 0 has what the others leave."""
     others = list(sp.symbols(f"p1:{n}", positive=True))
     return [1 - sum(others), *others]
@@ -100,7 +93,7 @@ EXP_MONOTONE = Lemma(
 )
 
 
-def _mean_step(text: str) -> Step:
+def mean_step(text: str) -> Step:
     """A weighted mean is not below a lower bound of its terms."""
 
     def case(n: int) -> Check:
@@ -160,7 +153,7 @@ _m = sp.Symbol("m", positive=True)
 
 def _prove_softmax_ratio() -> Iterable[Step]:
     def case(n: int) -> Check:
-        p = _simplex(n)
+        p = simplex(n)
         y = sp.symbols(f"y0:{n}", positive=True)
         inverse = sum(pk * yk for pk, yk in zip(p, y, strict=True)) / y[0]
         m = sum(pk * yk / y[0] for pk, yk in zip(p[1:], y[1:], strict=True)) / sum(p[1:])
@@ -198,7 +191,7 @@ def _prove_envelope(sign: int) -> Iterable[Step]:
         EXP_MONOTONE.certificate,
         EXP_MONOTONE,
     )
-    yield _mean_step(f"m {relation} exp({'' if sign > 0 else '-'}2a)")
+    yield mean_step(f"m {relation} exp({'' if sign > 0 else '-'}2a)")
     # m = edge -/+ d: the smaller of the two arguments of the logarithm, and their difference.
     d, small = sp.Symbol("d", nonnegative=True), sp.Symbol("m_small", positive=True)
     p, r = _P_OF_U, _u * _P_OF_U
@@ -252,7 +245,7 @@ ENVELOPE_LOWER = Lemma(
 
 
 def _path_derivative(n: int) -> Check:
-    p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
+    p, e = simplex(n), sp.symbols(f"e0:{n}", real=True)
     x = sp.Symbol("x", real=True)
     total = sum(pk * sp.exp(x * ek) for pk, ek in zip(p, e, strict=True))
     slope = sp.diff(x * e[0] - sp.log(total), x)
@@ -268,7 +261,7 @@ def _prove_mean_value() -> Iterable[Step]:
         "expanded for 2..4 tokens; each further token adds a term of the same form",
         all_of("enumeration", "n = 2..4 tokens", [_path_derivative(n) for n in range(2, 5)]),
     )
-    yield _mean_step("hence |d/dx log p_i(x)| <= 2a (1 - p_i(x)), and |Delta| <= 2a (1 - p_i(x~))")
+    yield mean_step("hence |d/dx log p_i(x)| <= 2a (1 - p_i(x)), and |Delta| <= 2a (1 - p_i(x~))")
     yield Step(
         "if Delta >= 0 then q >= p and Delta <= -log(p + (1-p) exp(-2a))",
         "upper envelope",
@@ -369,173 +362,12 @@ WITHOUT_REMAINDER = Lemma(
 )
 
 
-# -- divergences of one step -------------------------------------------------------------------
-
-
-def _prove_tv_cap() -> Iterable[Step]:
-    yield _mean_step(
-        "with A = {q > p}, P = p(A), Q = q(A): Q = P m_A/(P m_A + (1-P) m_B), and the means m_A, "
-        "m_B of exp(e) inside and outside A have m_A/m_B <= exp(2a)"
-    )
-    g, d = sp.Symbol("g", positive=True), sp.Symbol("d", nonnegative=True)
-    p, r = _P_OF_U, _u * _P_OF_U
-    yield Step(
-        "Q <= P y^2/(P y^2 + 1 - P), y = exp(a)",
-        "the fraction P g/(P g + 1 - P) increases with g = m_A/m_B; P = 1/(1+u)",
-        nonnegative(
-            p * (g + d) / (p * (g + d) + r) - p * g / (p * g + r),
-            _u * d / ((g + _u) * (g + d + _u)),
-        ),
-    )
-    gap = (_y - 1) / (_y + 1) - (p * _y**2 / (p * _y**2 + r) - p)
-    square = _w * (_y + 1 - (1 + _u)) ** 2 / ((_y + 1) * (1 + _u) * (_y**2 + _u))
-    yield Step(
-        "(y-1)/(y+1) - (Q - P) >= 0, and 0 at P = 1/(1+y)",
-        "a square, with P = 1/(1+u) and y = 1 + w",
-        nonnegative(gap, square),
-    )
-    half = sp.exp(_a / 2)
-    tanh = sp.tanh(_a / 2).rewrite(sp.exp)
-    yield Step(
-        "(exp(a) - 1)/(exp(a) + 1) = tanh(a/2)",
-        "both with exp(a/2)",
-        identity(sp.cancel(sp.together((half**2 - 1) / (half**2 + 1) - tanh)), sp.Integer(0)),
-    )
-
-
-#: ``TV(p, q) <= tanh(a/2)``.
-TV_CAP = Lemma(
-    key="tv_cap",
-    title="largest TV of one step",
-    left=tv_step,
-    relation="<=",
-    right=sp.tanh(_a / 2),
-    prove=_prove_tv_cap,
-    assumes="|e_k| <= a for every token",
-    source="trbounds",
-)
-
-
-def _prove_kl_cap() -> Iterable[Step]:
-    def relative_entropy(n: int) -> Check:
-        p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
-        log_total = sp.Symbol("log_sum", real=True)  # log sum_k p_k exp(e_k)
-        pairs = list(zip(p, e, strict=True))
-        direct = sum(pk * -(ek - log_total) for pk, ek in pairs)
-        return identity(direct, log_total - sum(pk * ek for pk, ek in pairs))
-
-    yield Step(
-        "KL(p,q) = psi(1) - psi(0) - psi'(0), psi(x) = log sum_k p_k exp(x e_k)",
-        "log(p_k/q_k) = psi(1) - e_k, psi(0) = 0 and psi'(0) = sum_k p_k e_k",
-        all_of("enumeration", "n = 2..5 tokens", [relative_entropy(n) for n in range(2, 6)]),
-    )
-    x = sp.Symbol("x", real=True)
-    psi = sp.Function("psi")(x)
-    primitive = (1 - x) * sp.diff(psi, x) + psi
-    yield Step(
-        "psi(1) - psi(0) - psi'(0) = integral_0^1 (1-x) psi''(x) dx",
-        "(1-x) psi'(x) + psi(x) is a primitive of the integrand",
-        identity(sp.diff(primitive, x), (1 - x) * sp.diff(psi, x, 2)),
-    )
-
-    def second_derivative(n: int) -> Check:
-        p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
-        terms = [pk * sp.exp(x * ek) for pk, ek in zip(p, e, strict=True)]
-        total = sum(terms)
-        mean = sum(term * ek for term, ek in zip(terms, e, strict=True)) / total
-        square = sum(term * ek**2 for term, ek in zip(terms, e, strict=True)) / total
-        gap = sp.diff(sp.log(total), x, 2) - (square - mean**2)
-        return identity(sp.cancel(sp.together(gap)), sp.Integer(0))
-
-    yield Step(
-        "psi''(x) is the variance of e under p(x)",
-        "expanded for 2 and 3 tokens; each further token adds terms of the same form",
-        all_of("enumeration", "n = 2, 3 tokens", [second_derivative(n) for n in (2, 3)]),
-    )
-    below, above = sp.symbols("a-e a+e", nonnegative=True)
-    a, e = (below + above) / 2, (above - below) / 2
-    yield Step(
-        "a^2 - e^2 = (a - e)(a + e) >= 0, so the variance is at most E e^2 <= a^2",
-        "the errors lie in [-a, a]",
-        nonnegative(a**2 - e**2, below * above),
-    )
-    yield Step(
-        "integral_0^1 (1-x) a^2 dx = a^2/2",
-        "the integral",
-        identity(sp.integrate((1 - x) * _a**2, (x, 0, 1)), _a**2 / 2),
-    )
-
-
-#: ``KL(p, q) <= a^2/2``.
-KL_CAP = Lemma(
-    key="kl_cap",
-    title="largest KL of one step",
-    left=kl_step,
-    relation="<=",
-    right=_a**2 / 2,
-    prove=_prove_kl_cap,
-    assumes="|e_k| <= a for every token",
-    source="Hoeffding 1963, lemma 1",
-)
-
-
-def _prove_chi2_cap() -> Iterable[Step]:
-    def ratio(n: int) -> Check:
-        p = _simplex(n)
-        y = sp.symbols(f"y0:{n}", positive=True)
-        pairs = list(zip(p, y, strict=True))
-        mean = sum(pk * yk for pk, yk in pairs)
-        direct = sum((pk * yk / mean) ** 2 / pk for pk, yk in pairs)
-        gap = direct - sum(pk * yk**2 for pk, yk in pairs) / mean**2
-        return identity(sp.cancel(gap), sp.Integer(0))
-
-    yield Step(
-        "1 + chi2(q,p) = E Y^2 / (E Y)^2, Y = exp(e), the mean under p",
-        "q_k = p_k Y_k / E Y",
-        all_of("enumeration", "n = 2..4 tokens", [ratio(n) for n in range(2, 5)]),
-    )
-    low, high = sp.symbols("Y-m M-Y", nonnegative=True)
-    m = sp.Symbol("m", positive=True)
-    Y, M = m + low, m + low + high
-    yield Step(
-        "(M - Y)(Y - m) >= 0: E Y^2 <= (M + m) E Y - M m",
-        "Y lies between m = exp(-a) and M = exp(a)",
-        nonnegative((M + m) * Y - M * m - Y**2, low * high),
-    )
-    x, M = sp.Symbol("E_Y", positive=True), sp.Symbol("M", positive=True)
-    gap = (M + m) ** 2 / (4 * M * m) - ((M + m) / x - M * m / x**2)
-    yield Step(
-        "E Y^2/(E Y)^2 <= (M + m)^2/(4 M m), with equality at E Y = 2 M m/(M + m)",
-        "a square",
-        nonnegative(gap, ((M + m) * x - 2 * M * m) ** 2 / (4 * M * m * x**2)),
-    )
-    half = (sp.exp(_a) + sp.exp(-_a)) ** 2 / 4 - 1
-    yield Step(
-        "(M + m)^2/(4 M m) - 1 = cosh(a)^2 - 1 = sinh(a)^2",
-        "M m = 1",
-        identity(sp.expand(half - sp.sinh(_a).rewrite(sp.exp) ** 2), sp.Integer(0)),
-    )
-
-
-#: ``chi2(q, p) <= sinh(a)^2``.
-CHI2_CAP = Lemma(
-    key="chi2_cap",
-    title="largest chi2 of one step",
-    left=chi2_step,
-    relation="<=",
-    right=sp.sinh(_a) ** 2,
-    prove=_prove_chi2_cap,
-    assumes="|e_k| <= a for every token",
-    source="trbounds (Kantorovich's inequality)",
-)
-
-
 # -- sampled tokens ----------------------------------------------------------------------------
 
 
 def _prove_selection_bias() -> Iterable[Step]:
     def half_laplacian(n: int) -> Check:
-        p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
+        p, e = simplex(n), sp.symbols(f"e0:{n}", real=True)
         total = sum(pk * sp.exp(ek) for pk, ek in zip(p, e, strict=True))
         mismatch = e[0] - sp.log(total)
         weighted = sp.exp(mismatch) * mismatch  # q_i Delta_i / p_i
@@ -546,7 +378,7 @@ def _prove_selection_bias() -> Iterable[Step]:
         return identity(sp.simplify(curvature), sp.expand(expected))
 
     def at_rest(n: int) -> Check:
-        p, e = _simplex(n), sp.symbols(f"e0:{n}", real=True)
+        p, e = simplex(n), sp.symbols(f"e0:{n}", real=True)
         total = sum(pk * sp.exp(ek) for pk, ek in zip(p, e, strict=True))
         ratio = (sp.exp(e[0]) / total).subs(dict.fromkeys(e, sp.Integer(0)))
         return identity(sp.simplify(ratio), sp.Integer(1))

@@ -23,7 +23,8 @@ def formula(c: MismatchCase) -> Any:
 
 def statement() -> Statement:
     """The same in sympy."""
-    from trbounds.lemmas.softmax import CHI2_CAP, MISMATCH_SYMBOLS
+    from trbounds.lemmas.softmax import MISMATCH_SYMBOLS
+    from trbounds.lemmas.softmax_divergences import CHI2_CAP
     from trbounds.symbolic import Statement
 
     return Statement(CHI2_CAP.right, symbols=MISMATCH_SYMBOLS)
@@ -32,7 +33,7 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Kantorovich's inequality: a square."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas.softmax import CHI2_CAP, chi2_step
+    from trbounds.lemmas.softmax_divergences import CHI2_CAP, chi2_step
 
     return Chain(LAW.title, chi2_step).by(CHI2_CAP).end(statement().value)
 

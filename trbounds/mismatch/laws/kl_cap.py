@@ -19,7 +19,8 @@ def formula(c: MismatchCase) -> Any:
 
 def statement() -> Statement:
     """The same in sympy."""
-    from trbounds.lemmas.softmax import KL_CAP, MISMATCH_SYMBOLS
+    from trbounds.lemmas.softmax import MISMATCH_SYMBOLS
+    from trbounds.lemmas.softmax_divergences import KL_CAP
     from trbounds.symbolic import Statement
 
     return Statement(KL_CAP.right, symbols=MISMATCH_SYMBOLS)
@@ -28,7 +29,7 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Taylor with the variance of e as second derivative, at most a^2."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas.softmax import KL_CAP, kl_step
+    from trbounds.lemmas.softmax_divergences import KL_CAP, kl_step
 
     return Chain(LAW.title, kl_step).by(KL_CAP).end(statement().value)
 

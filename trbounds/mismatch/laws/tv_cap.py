@@ -20,7 +20,8 @@ def formula(c: MismatchCase) -> Any:
 
 def statement() -> Statement:
     """The same in sympy."""
-    from trbounds.lemmas.softmax import MISMATCH_SYMBOLS, TV_CAP
+    from trbounds.lemmas.softmax import MISMATCH_SYMBOLS
+    from trbounds.lemmas.softmax_divergences import TV_CAP
     from trbounds.symbolic import Statement
 
     return Statement(TV_CAP.right, symbols=MISMATCH_SYMBOLS)
@@ -29,7 +30,7 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Merge the tokens that gain; the rest is a square."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas.softmax import TV_CAP, tv_step
+    from trbounds.lemmas.softmax_divergences import TV_CAP, tv_step
 
     return Chain(LAW.title, tv_step).by(TV_CAP).end(statement().value)
 
