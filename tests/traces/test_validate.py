@@ -30,7 +30,7 @@ def good(**changes):
 
 
 def test_limits_of_every_range_are_admissible():
-    validate(good())
+    assert validate(good()) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e-300, 0.5, -101.0])
@@ -99,8 +99,8 @@ def test_the_first_bad_record_is_the_one_named():
 
 def test_masked_values_are_not_looked_at():
     mask = np.array([True, True, False])
-    validate(good(rollout_logprobs=np.array([-0.5, -1.0, np.nan]), mask=mask))
-    validate(good(kl=np.array([0.0, 0.0, -1.0]), mask=np.zeros(3, dtype=bool)))
+    assert validate(good(rollout_logprobs=np.array([-0.5, -1.0, np.nan]), mask=mask)) is None
+    assert validate(good(kl=np.array([0.0, 0.0, -1.0]), mask=np.zeros(3, dtype=bool))) is None
 
 
 @pytest.mark.parametrize(
