@@ -70,8 +70,10 @@ class Family:
         )
 
     def sample(self, rng: np.random.Generator) -> Array:
-        """Draw parameters: peaked or flat rollouts, near or far, sparse or everywhere."""
+        """Draw parameters: anything, or peaked or flat, near or far, sparse or everywhere."""
         shape = (self.count, self.A - 1)
+        if rng.random() < 0.25:
+            return rng.uniform(-1, 1, self.size)
         peaked = rng.choice([0.0, 0.1, 0.5])
         logits = np.clip(peaked * rng.standard_normal(shape), -1, 1)
         # A log-ratio from 1e-4 up, through the cube of the parameter.

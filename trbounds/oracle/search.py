@@ -24,7 +24,7 @@ Progress = Callable[[int, int, float], None]
 
 # Shares of the budget: random points, then evolution in the best families, then descent.
 _SAMPLED, _EVOLVED = 0.35, 0.75
-_KEPT = 6
+_KEPT = 4
 _FROM_SAMPLES = 12
 _SMALLEST = 1e-280
 
@@ -149,7 +149,7 @@ def search(
     rng = np.random.default_rng(seed)
     objective = _Objective(bound, evaluations, progress)
     starts = _sample(objective, choices, rng, int(_SAMPLED * evaluations))
-    leaders = sorted(objective.best.values(), key=lambda found: -found.ratio)[:_KEPT]
+    leaders = _leaders(objective)
     for number, leader in enumerate(leaders, 1):
         share = (_EVOLVED - _SAMPLED) * number / len(leaders)
         objective.limit = int((_SAMPLED + share) * evaluations)
@@ -160,6 +160,15 @@ def search(
         objective.limit = int((_EVOLVED + share) * evaluations)
         _descend(objective, leader.family, rng)
     return _result(bound, objective, seed)
+
+
+def _leaders(objective: _Objective) -> list[_Found]:
+    """Return the best families, and the best of every horizon: what is best differs in kind."""
+    ranked = sorted(objective.best.values(), key=lambda found: -found.ratio)
+    of_horizon: dict[int, _Found] = {}
+    for found in ranked:
+        of_horizon.setdefault(found.family.T, found)
+    return list(dict.fromkeys([*ranked[:_KEPT], *of_horizon.values()]))
 
 
 def _sample(
