@@ -131,39 +131,68 @@ def short_sequences(batch: TraceBatch, repeat: int) -> None:
 
 
 def verl_metrics(old, rollout, mask):  # type: ignore[no-untyped-def]
-    """``compute_offpolicy_metrics`` and ``seq_max_k2`` rejection, in verl's dtype, float32."""
+    """``compute_offpolicy_metrics``, and rejection by ``seq_max_k2`` with its metrics.
+
+    The work is verl's: log-probabilities in float32, a mask of 64-bit integers, masked means that
+    replace what is masked before they multiply by the mask, all three estimators of the rejection.
+    """
     import torch
 
-    def masked_mean(values, axis=None):  # type: ignore[no-untyped-def]
-        return (values * mask).sum(axis) / mask.sum(axis)
+    chosen = mask.bool()
 
-    mean_old, mean_rollout = masked_mean(old, -1), masked_mean(rollout, -1)
-    log_ratio = old - rollout
-    safe = torch.clamp(log_ratio, -20.0, 20.0)
-    rho = torch.exp(safe)
-    total = torch.clamp((log_ratio * mask).sum(-1), -20.0, 20.0)
-    difference = mean_rollout - mean_old
-    metrics = [
-        torch.exp(-mean_old).mean(),
-        -mean_old.mean(),
-        torch.exp(-mean_rollout).mean(),
-        -mean_rollout.mean(),
-        masked_mean(-log_ratio),
-        masked_mean(torch.exp(log_ratio) - log_ratio - 1.0),
-        difference.mean(),
-        difference.abs().mean(),
-        difference.max(),
-        difference.min(),
-        torch.exp(difference).mean(),
-        masked_mean(rho.square()) - 1.0,
-        torch.exp(2.0 * total).mean() - 1.0,
-    ]
-    k2 = (0.5 * safe.square()).masked_fill(mask == 0, 0.0).max(-1).values
-    keep = (k2 <= 0.05).to(mask.dtype)
-    kept = mask * keep.unsqueeze(-1)
-    weight = masked_mean(rho)
-    metrics += [keep.mean(), kept.sum() / mask.sum(), weight, masked_mean(rho.square()) / weight**2]
-    return [float(metric) for metric in metrics], kept
+    def masked_mean(values, axis=None):  # type: ignore[no-untyped-def]
+        total = (torch.where(mask.bool(), values, 0.0) * mask).sum(axis)
+        return total / (mask.sum(axis) + 1e-8)
+
+    def off_policy() -> list[float]:
+        mean_old, mean_rollout = masked_mean(old, -1), masked_mean(rollout, -1)
+        log_ratio = old - rollout
+        difference = mean_rollout - mean_old
+        rho = torch.exp(torch.clamp(log_ratio, -20.0, 20.0))
+        total = (torch.where(mask.bool(), log_ratio, 0.0) * mask).sum(-1)
+        found = [
+            torch.exp(-mean_old).mean(),
+            -mean_old.mean(),
+            masked_mean(rollout - old),
+            masked_mean(torch.exp(log_ratio) - log_ratio - 1),
+            torch.exp(-mean_rollout).mean(),
+            -mean_rollout.mean(),
+            difference.mean(),
+            difference.abs().mean(),
+            difference.max(),
+            difference.min(),
+            torch.exp(difference).mean(),
+            masked_mean(rho.square()) - 1.0,
+            torch.exp(2.0 * torch.clamp(total, -20.0, 20.0)).mean() - 1.0,
+        ]
+        return [float(metric) for metric in found]
+
+    def reject(limit: float):  # type: ignore[no-untyped-def]
+        x = torch.clamp(old - rollout, -20.0, 20.0)
+        _k1, k2, _k3 = -x, 0.5 * x**2, torch.exp(x) - 1.0 - x
+        largest = k2.masked_fill(~chosen, -torch.inf).max(-1).values
+        keep = (largest <= limit).unsqueeze(-1).expand_as(chosen)
+        kept = torch.ones_like(mask, dtype=old.dtype) * keep.to(old.dtype)
+        statistic = largest.unsqueeze(-1).expand_as(mask)
+        limited = statistic.clamp(0.0, limit)
+        variance = masked_mean(limited.square()) - masked_mean(limited).square()
+        found = [
+            masked_mean(statistic),
+            largest.max(),
+            largest.min(),
+            (largest > limit).float().mean(),
+            variance.clamp(min=0.0).sqrt(),
+            largest.mean(),
+            largest.std(),
+            masked_mean(1 - keep.to(old.dtype)),
+            1.0 - (~(~keep & chosen)).all(-1).float().mean(),
+            masked_mean(1 - kept),
+            (~((kept > 0.5) & chosen) & chosen).any(-1).float().mean(),
+        ]
+        return [float(metric) for metric in found], (mask * kept).to(mask.dtype)
+
+    metrics, kept = reject(0.05)
+    return off_policy() + metrics, kept
 
 
 def padded(batch: TraceBatch, width: int):  # type: ignore[no-untyped-def]
@@ -175,7 +204,7 @@ def padded(batch: TraceBatch, width: int):  # type: ignore[no-untyped-def]
         values = np.zeros(place.shape, dtype=np.float32)
         values[place] = getattr(batch, name)
         out.append(torch.from_numpy(values))
-    return (*out[::-1], torch.from_numpy(place.astype(np.float32)))
+    return (*out[::-1], torch.from_numpy(place.astype(np.int64)))
 
 
 def peer(batch: TraceBatch, repeat: int) -> None:
