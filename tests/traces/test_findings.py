@@ -9,6 +9,7 @@ import pytest
 from trbounds.traces import TraceBatch, TraceSummary, example_path, open_trace, summarize
 from trbounds.traces.findings import FINDINGS, findings
 from trbounds.traces.pair_moments import PairMoments
+from trbounds.traces.token_terms import TokenTerms
 
 DATA = Path(__file__).parents[1] / "data"
 N, T, V = 200, 12, 40
@@ -352,7 +353,7 @@ def test_pair_moments_of_little():
     batch = TraceBatch(
         offsets=offsets, rollout_logprobs=-np.arange(1.0, 4), train_logprobs=-np.arange(2.0, 5)
     )
-    moments = PairMoments.of(batch, batch)
+    moments = PairMoments.of(TokenTerms.of(batch), batch)
     assert moments.correlation(0) == pytest.approx(1.0)
     assert np.isnan(moments.correlation(1))
     assert moments.masked("hole")[0] == 0

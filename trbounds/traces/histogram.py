@@ -18,6 +18,7 @@ _SIZE = (_HIGHEST - _LOWEST) * _PER_OCTAVE
 BIN_OFFSET = (1023 + _LOWEST) << _BITS
 BIN_SHIFT = 52 - _BITS
 """The bin of a float64 is its bits shifted by ``BIN_SHIFT``, less ``BIN_OFFSET``."""
+_WITHOUT_SIGN = (1 << (63 - BIN_SHIFT)) - 1
 
 
 class Histogram:
@@ -40,9 +41,12 @@ class Histogram:
     def of(cls, values: NDArray[np.float64]) -> Histogram:
         """Count the values of an array."""
         bins = values.view(np.int64) >> BIN_SHIFT
-        bins -= BIN_OFFSET
-        np.clip(bins, 0, _SIZE - 1, out=bins)
-        return cls(np.bincount(bins, minlength=_SIZE))
+        bins &= _WITHOUT_SIGN  # of -0
+        every = np.bincount(bins, minlength=BIN_OFFSET + _SIZE)
+        counts = every[BIN_OFFSET : BIN_OFFSET + _SIZE].copy()
+        counts[0] += every[:BIN_OFFSET].sum()
+        counts[-1] += every[BIN_OFFSET + _SIZE :].sum()
+        return cls(counts)
 
     @property
     def edges(self) -> NDArray[np.float64]:

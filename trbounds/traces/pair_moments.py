@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trbounds.traces.batch import TraceBatch, reduce_segments
 from trbounds.traces.compensated import CompensatedSum
+from trbounds.traces.token_terms import TokenTerms
 
 __all__ = ["LAGS", "PairMoments"]
 
@@ -38,25 +39,25 @@ class PairMoments:
         self._smallest: Floats = np.full(len(_MASKED), np.inf)
 
     @classmethod
-    def of(cls, batch: TraceBatch, block: TraceBatch) -> PairMoments:
+    def of(cls, terms: TokenTerms, block: TraceBatch) -> PairMoments:
         """Sum a block.
 
         Parameters
         ----------
-        batch : TraceBatch
-            The tokens that count, ``block.counted()``.
+        terms : TokenTerms
+            Of the tokens that count, ``block.counted()``.
         block : TraceBatch
             The block they were taken from.
         """
         out = cls()
-        x, y = batch.rollout_logprobs, batch.train_logprobs
+        batch = terms.batch
+        x, y, ratio = batch.rollout_logprobs, batch.train_logprobs, terms.log_ratio
         filled = batch.offsets[1:] > batch.offsets[:-1]
         first, last = batch.offsets[:-1][filled], batch.offsets[1:][filled] - 1
-        product = np.empty_like(x)
 
-        # Not dot products: their rounding may depend on where the arrays lie in memory.
+        # Not np.dot, whose rounding may depend on where the arrays lie in memory.
         def dot(a: Floats, b: Floats) -> float:
-            return float(np.multiply(a, b, out=product[: a.size]).sum())
+            return float(np.einsum("i,i->", a, b))
 
         sums = np.array([x.sum(), y.sum(), dot(x, x), dot(y, y)])
         for index, lag in enumerate(LAGS):
@@ -75,7 +76,6 @@ class PairMoments:
                     across = dot(x[1:], y[:-1]) - (x[starts] * y[ends]).sum()
             at = index * len(_SUMS)
             out._pairs.high[at : at + len(_SUMS)] = count, *total, across
-        ratio = batch.log_ratio
         out._offset.high[:] = ratio.sum(), dot(ratio, ratio)
         if block.mask is not None:
             out.add_masked(block, block.mask)

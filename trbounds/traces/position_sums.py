@@ -192,14 +192,15 @@ def _by_sequence(
     T = int(lengths.max())
     alive = lengths.size - np.cumsum(np.bincount(lengths))[:-1]
     cuts = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
-    out = []
-    for ufunc, columns in ((np.add, rows), (np.maximum, maxima)):
-        stacked, total = np.stack(columns), np.zeros((len(columns), T))
+
+    def over(ufunc: np.ufunc, values: Floats) -> Floats:
+        total = np.zeros(T)
         for start, stop in cuts:
-            part = total[:, : stop - start]
-            ufunc(part, stacked[:, start:stop], out=part)
-        out.append(list(total))
-    return out[0], out[1], alive
+            part = total[: stop - start]
+            ufunc(part, values[start:stop], out=part)
+        return total
+
+    return [over(np.add, row) for row in rows], [over(np.maximum, row) for row in maxima], alive
 
 
 def _by_position(

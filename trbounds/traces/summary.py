@@ -36,7 +36,7 @@ __all__ = ["COUNTS", "Kernel", "TraceSummary"]
 
 Kernel = Literal["auto", "numpy", "numba"]
 
-_BLOCK_TOKENS = 65_536
+_BLOCK_TOKENS = 131_072
 """Tokens looked at together: few enough for the cache, many enough to be worth numpy's calls."""
 
 _THREAD_TOKENS = 1 << 18
@@ -346,7 +346,7 @@ def _numpy_parts(batch: TraceBatch, block: TraceBatch) -> BlockParts:
         StoppedSums.of(terms),
         Extremes.of(terms),
         token_histograms(terms),
-        PairMoments.of(batch, block),
+        PairMoments.of(terms, block),
         TokenCounts.of(terms),
     )
 
