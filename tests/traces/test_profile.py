@@ -21,7 +21,7 @@ from trbounds.traces import TraceBatch, TraceSummary, validate
 from trbounds.traces.error_estimates import centred_reward, estimate_error
 from trbounds.traces.jackknife import Blocks, jackknife_error
 from trbounds.traces.profile import profile_of
-from trbounds.traces.weights import diagnose_weights, pareto_shape
+from trbounds.traces.weights import diagnose_weights
 
 SUMMARIES = Path(str(files("trbounds_figures") / "data"))
 TRUTH = json.loads((SUMMARIES / "truth.json").read_text())
@@ -225,12 +225,6 @@ def test_without_rewards_the_error_is_not_estimated_but_its_largest_value_is():
     assert abs(found.sup_error.value - truth.sup_error) < 4 * found.sup_error.error
 
 
-@pytest.mark.parametrize("shape", [-0.3, 0.0, 0.5, 1.0])
-def test_pareto_shape_recovers_the_tail_index(shape):
-    values = genpareto.rvs(shape, size=40_000, random_state=np.random.default_rng(1))
-    assert pareto_shape(values) == pytest.approx(shape, abs=0.12)
-
-
 def test_heavy_weights_are_called_heavy():
     pair, _, rng = make_pair(13)
     light = trace(pair, 200, 4, rng)
@@ -238,8 +232,6 @@ def test_heavy_weights_are_called_heavy():
     heavy = genpareto.rvs(1.0, size=2000, random_state=np.random.default_rng(2)) + 0.1
     table = {"log_weight": np.log(heavy), "ratio_sum": heavy - 1}
     assert "too heavy to trust" in diagnose_weights(table).warning
-    assert math.isnan(pareto_shape(heavy[:49]))
-    assert pareto_shape(np.ones(100)) == -math.inf
 
 
 # -- the six real traces -----------------------------------------------------------------------

@@ -32,6 +32,9 @@ LARGEST_SHAPE = 0.7
 """Tail index above which a trace is called heavy: sample means then converge too slowly for any
 practical sample (the limit of Pareto smoothed importance sampling)."""
 
+_SMALLEST_TAIL = 10
+_PULL = 10
+
 
 @dataclass(frozen=True)
 class WeightDiagnostics:
@@ -50,8 +53,8 @@ class WeightDiagnostics:
     residual_top_share : float
         Share of ``sum |W - 1 - M|`` that the largest 1 % of sequences have.
     pareto_shape : float
-        Estimated tail index k of W: moments of order 1/k and above do not exist. NaN with fewer
-        than 50 sequences.
+        Estimated tail index k of W (:func:`pareto_shape`): moments of order 1/k and above do not
+        exist. NaN where too few sequences are in the tail.
     heavy : bool
         Whether the weights are too heavy to trust: `effective_share` below
         :data:`LOWEST_ESS_SHARE`, or `pareto_shape` above :data:`LARGEST_SHAPE`.
@@ -141,30 +144,30 @@ def pareto_shape(values: Floats) -> float:
     Returns
     -------
     float
-        Shape k of the generalised Pareto distribution fitted to the largest
-        ``min(n/5, 3 sqrt(n))`` values above the next one, shrunk towards 1/2 as PSIS does. NaN
-        with fewer than 50 values, minus infinity where the tail has no spread.
+        Shape k of the generalised Pareto distribution, fitted by maximum likelihood to what the
+        largest ``min(n/5, 3 sqrt(n))`` values exceed the next one by, and pulled towards 1/2 with
+        the weight of ten values. NaN where fewer than ten exceed it: with fewer than 50 values,
+        and where many are equal.
 
     Notes
     -----
-    Source: Zhang and Stephens, "A new and efficient estimation method for the generalized Pareto
-    distribution", Technometrics 51 (2009).
+    An estimate: over samples of 200 (1000) values its root mean square error is 0.2 (0.15) at
+    k = 1/2 and 0.3 (0.2) at k = 1, and for k above 1/2 it is too low on average. Size of the tail
+    and pull: Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", JMLR
+    25 (2024); they take the estimator of Zhang and Stephens (2009) instead of maximum likelihood.
     """
-    n = values.size
-    if n < 50:
-        return math.nan
-    size = math.ceil(min(n / 5, 3 * math.sqrt(n)))
+    # Slow to import, and not needed before there are weights.
+    from scipy.stats import genpareto
+
+    size = int(min(values.size / 5, 3 * math.sqrt(values.size)))
     ordered = np.sort(values)[-size - 1 :]
     tail = ordered[1:] - ordered[0]
-    quartile, largest = tail[int(size / 4 + 0.5) - 1], tail[-1]
-    if quartile <= 0:
-        return -math.inf
-    count = 30 + int(math.sqrt(size))
-    grid = (1 - np.sqrt(count / (np.arange(1, count + 1) - 0.5))) / (3 * quartile) + 1 / largest
-    grid[grid == 0] = np.finfo(np.float64).tiny
-    shapes = np.log1p(-grid[:, None] * tail).mean(axis=1)
-    likelihood = size * (np.log(-grid / shapes) - shapes - 1)
-    weight = np.exp(likelihood - likelihood.max())
-    scale = float(grid @ weight / weight.sum())
-    shape = float(np.log1p(-scale * tail).mean())
-    return (size * shape + 5) / (size + 10)
+    tail = tail[tail > 0]
+    found = int(tail.size)
+    if found < _SMALLEST_TAIL:
+        return math.nan
+    # An excess below 1e-100 of the largest says nothing more than that it is small.
+    tail = np.maximum(tail / tail[-1], 1e-100)
+    shape = float(genpareto.fit(tail, 0.5, floc=0, scale=np.median(tail))[0])
+    # Below -1/2 maximum likelihood is not regular, and below -1 the likelihood has no maximum.
+    return (found * max(shape, -0.5) + _PULL * 0.5) / (found + _PULL)
