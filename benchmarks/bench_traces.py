@@ -9,8 +9,10 @@ generated: 2,000 sequences and 4 million tokens, with ``--full`` 20,000 and 40 m
 The floor is reading both log-probabilities once (numpy, one thread). The peer is what verl computes
 of a batch, written from its published formulas in torch: the metrics of
 ``compute_offpolicy_metrics`` and one rejection rule with its mask, on batches of 256 sequences
-padded to 8192 tokens or, sorted by length, to the longest. trbounds computes more of each token
-(sums by position, histograms, extremes, moments) than any of these. torch, duckdb and numba are
+padded to 8192 tokens or, sorted by length, to the longest. Against it stand ``trbounds metrics --as
+verl``, the same formulas and those of the importance weights with their standard errors, and the
+summary, which holds more of each token (sums by position, histograms, extremes, moments) than any
+of these. torch, duckdb and numba are
 measured where they can be imported.
 """
 
@@ -31,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from trbounds.metrics import framework_metrics
 from trbounds.traces import TraceBatch, TraceSummary, summarize, write_parquet
 from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import SequenceTable
@@ -221,8 +224,11 @@ def peer(batch: TraceBatch, repeat: int) -> None:
         width = PADDED if "padded" in name else int(own.lengths.max())
         tensors = padded(own, width)
         tasks: dict[str, Task] = {"verl's formulas": lambda t=tensors: verl_metrics(*t)}
+        tasks["trbounds metrics, numpy"] = lambda b=own: framework_metrics([b], "verl")
         for kernel in kernels():
-            tasks[f"trbounds {kernel}"] = lambda k=kernel, b=own: TraceSummary.of(b, kernel=k)
+            tasks[f"trbounds summary, {kernel}"] = lambda k=kernel, b=own: TraceSummary.of(
+                b, kernel=k
+            )
         print_ratios(f"256 sequences, {name}", tasks, own.n_tokens, repeat)
 
 

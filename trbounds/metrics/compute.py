@@ -26,19 +26,20 @@ _MAX_BLOCKS = 32
 
 class _Framework(NamedTuple):
     metrics: Callable[..., dict[str, float]]
+    columns: tuple[str, ...]
     cap: float | None
     level: str | None
 
 
 FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
     {
-        "verl": _Framework(verl.metrics, 2.0, "token"),
-        "nemo-rl": _Framework(nemo_rl.metrics, None, None),
-        "prime-rl": _Framework(prime_rl.metrics, None, None),
-        "trl": _Framework(trl.metrics, 3.0, "sequence_mask"),
+        "verl": _Framework(verl.metrics, verl.COLUMNS, 2.0, "token"),
+        "nemo-rl": _Framework(nemo_rl.metrics, nemo_rl.COLUMNS, None, None),
+        "prime-rl": _Framework(prime_rl.metrics, prime_rl.COLUMNS, None, None),
+        "trl": _Framework(trl.metrics, trl.COLUMNS, 3.0, "sequence_mask"),
     }
 )
-"""By name: the formulas, and the default cap and level of the importance weights, if any."""
+"""By name: the formulas, what they need summed, and the default cap and level of weights, if any."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def framework_metrics(
         elif given is not None:
             raise InputError(f"{framework} has no such setting", field=name)
     # Only verl caps tokens; TRL's cap is on sequences, and may be 1 or less.
-    sums = sum_sequences(batches, cap=settings["cap"] if framework == "verl" else 2.0)
+    token_cap = settings["cap"] if framework == "verl" else 2.0
+    sums = sum_sequences(batches, chosen.columns, cap=token_cap)
 
     def evaluate(part: SequenceSums) -> dict[str, float]:
         return chosen.metrics(part, **settings)

@@ -22,7 +22,10 @@ from __future__ import annotations
 from trbounds.errors import InputError
 from trbounds.metrics.sums import SequenceSums
 
-__all__ = ["metrics"]
+__all__ = ["COLUMNS", "metrics"]
+
+COLUMNS = ("exp_absolute", "k3", "reverse_k3", "jensen_shannon", "ratio")
+"""What has to be summed."""
 
 
 def metrics(sums: SequenceSums) -> dict[str, float]:
@@ -31,7 +34,7 @@ def metrics(sums: SequenceSums) -> dict[str, float]:
     Parameters
     ----------
     sums : SequenceSums
-        The step.
+        The step, with :data:`COLUMNS`.
 
     Returns
     -------

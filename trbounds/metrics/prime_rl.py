@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from trbounds.metrics.sums import SequenceSums
 
-__all__ = ["metrics"]
+__all__ = ["COLUMNS", "metrics"]
+
+COLUMNS = ("k3",)
+"""What has to be summed."""
 
 
 def metrics(sums: SequenceSums) -> dict[str, float]:
@@ -21,7 +24,7 @@ def metrics(sums: SequenceSums) -> dict[str, float]:
     Parameters
     ----------
     sums : SequenceSums
-        The step.
+        The step, with :data:`COLUMNS`.
 
     Returns
     -------

@@ -17,7 +17,10 @@ import numpy as np
 from trbounds.errors import InputError
 from trbounds.metrics.sums import SequenceSums
 
-__all__ = ["metrics"]
+__all__ = ["COLUMNS", "metrics"]
+
+COLUMNS = ("log_ratio", "absolute", "absolute_max")
+"""What has to be summed."""
 
 
 def metrics(
@@ -28,7 +31,7 @@ def metrics(
     Parameters
     ----------
     sums : SequenceSums
-        The step.
+        The step, with :data:`COLUMNS`.
     cap : float
         ``vllm_importance_sampling_cap``, above 0.
     level : {"sequence_mask", "sequence_truncate"}
@@ -51,11 +54,11 @@ def metrics(
     if not cap > 0:
         raise InputError(f"found {cap:g}, expected a number above 0", field="cap")
     with np.errstate(over="ignore"):
-        ratio = np.exp(sums.log_ratio)
+        ratio = np.exp(sums["log_ratio"])
     ratio = np.where(ratio > cap, 0.0 if level == "sequence_mask" else cap, ratio)
     return {
         "sampling/sampling_logp_difference/mean": sums.token_mean("absolute"),
-        "sampling/sampling_logp_difference/max": float(sums.absolute_max.max()),
+        "sampling/sampling_logp_difference/max": float(sums["absolute_max"].max()),
         "sampling/importance_sampling_ratio/min": float(ratio.min()),
         "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
         "sampling/importance_sampling_ratio/max": float(ratio.max()),

@@ -39,7 +39,23 @@ import numpy as np
 from trbounds.errors import InputError
 from trbounds.metrics.sums import SAFETY_BOUND, SequenceSums
 
-__all__ = ["metrics"]
+__all__ = ["COLUMNS", "metrics"]
+
+COLUMNS = (
+    "train",
+    "rollout",
+    "log_ratio",
+    "k3",
+    "clamped_square",
+    "weight",
+    "capped_weight",
+    "capped_weight_square",
+    "weight_above",
+    "weight_below",
+    "weight_max",
+    "weight_min",
+)
+"""What has to be summed."""
 
 
 def metrics(sums: SequenceSums, *, cap: float = 2.0, level: str = "token") -> dict[str, float]:
@@ -48,7 +64,7 @@ def metrics(sums: SequenceSums, *, cap: float = 2.0, level: str = "token") -> di
     Parameters
     ----------
     sums : SequenceSums
-        The batch, summed with the same `cap`.
+        The batch, with :data:`COLUMNS`, summed with the same `cap`.
     cap : float
         ``rollout_is_threshold``.
     level : {"token", "sequence"}
@@ -68,7 +84,7 @@ def metrics(sums: SequenceSums, *, cap: float = 2.0, level: str = "token") -> di
         raise InputError(f"found {level!r}, expected 'token' or 'sequence'", field="level")
     train, rollout = sums.sequence_mean("train"), sums.sequence_mean("rollout")
     difference = rollout - train
-    sequence = np.clip(sums.log_ratio, -SAFETY_BOUND, SAFETY_BOUND)
+    sequence = np.clip(sums["log_ratio"], -SAFETY_BOUND, SAFETY_BOUND)
     found = {
         "training_ppl": np.exp(-train).mean(),
         "training_log_ppl": (-train).mean(),
@@ -93,8 +109,8 @@ def _token_weights(sums: SequenceSums) -> dict[str, float]:
     mean, square = sums.token_mean("capped_weight"), sums.token_mean("capped_weight_square")
     return {
         "rollout_is_mean": sums.token_mean("weight"),
-        "rollout_is_max": float(sums.weight_max.max()),
-        "rollout_is_min": float(sums.weight_min.min()),
+        "rollout_is_max": float(sums["weight_max"].max()),
+        "rollout_is_min": float(sums["weight_min"].min()),
         "rollout_is_ratio_fraction_high": sums.token_mean("weight_above"),
         "rollout_is_ratio_fraction_low": sums.token_mean("weight_below"),
         **_spread(mean, square),
@@ -109,10 +125,10 @@ def _sequence_weights(
     capped = np.clip(weight, 1 / cap, cap)
     return {
         "rollout_is_mean": float(tokens @ weight),
-        "rollout_is_max": float(np.exp(min(sums.log_ratio.max(), SAFETY_BOUND))),
-        "rollout_is_min": float(np.exp(sums.log_ratio.min())),
-        "rollout_is_ratio_fraction_high": float((sums.log_ratio > np.log(cap)).mean()),
-        "rollout_is_ratio_fraction_low": float((sums.log_ratio < -np.log(cap)).mean()),
+        "rollout_is_max": float(np.exp(min(sums["log_ratio"].max(), SAFETY_BOUND))),
+        "rollout_is_min": float(np.exp(sums["log_ratio"].min())),
+        "rollout_is_ratio_fraction_high": float((sums["log_ratio"] > np.log(cap)).mean()),
+        "rollout_is_ratio_fraction_low": float((sums["log_ratio"] < -np.log(cap)).mean()),
         **_spread(float(tokens @ capped), float(tokens @ (capped * capped))),
     }
 
