@@ -39,7 +39,7 @@ FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
         "trl": _Framework(trl.metrics, trl.COLUMNS, 3.0, "sequence_mask"),
     }
 )
-"""By name: the formulas, what they need summed, and the default cap and level of weights, if any."""
+"""By name: the formulas, the sums they need, and the default cap and level of weights, if any."""
 
 
 @dataclass(frozen=True)
