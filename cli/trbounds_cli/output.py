@@ -11,6 +11,10 @@ from typing import Any
 __all__ = ["number", "print_json", "print_table", "yes_no"]
 
 
+_NARROWEST, _WIDEST = 100, 180
+"""Columns of what goes to a file: as many as the table needs, within these."""
+
+
 def print_json(document: Any) -> None:
     """Write one JSON document and nothing else. Infinities and NaN become null."""
     json.dump(_plain(document), sys.stdout, indent=2, allow_nan=False)
@@ -51,8 +55,10 @@ def print_table(
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    # A pipe or a file has no width: give it room instead of folding to 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    width = None
+    if not sys.stdout.isatty():  # a pipe or a file has no width of its own
+        width = max(_NARROWEST, Console(width=_WIDEST).measure(table).maximum)
+    console = Console(width=width)
     console.print(Text(title, style="bold"))
     console.print(table)
     for note in notes:

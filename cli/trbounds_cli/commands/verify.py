@@ -61,6 +61,7 @@ def command(
 
 def _show(report: Report, *, everything: bool) -> None:
     shown = list(report.verdicts) if everything else _tightest(report.verdicts)
+    one_file = len({v.place.file for v in shown if v.place and v.place.file}) == 1
     e = report.estimates
     notes = [f"{v.check}: {v.note}" for v in shown if v.note]
     notes += [f"{v.check}: worst at {v.place}" for v in report.violations if v.place]
@@ -76,15 +77,25 @@ def _show(report: Report, *, everything: bool) -> None:
     print_table(
         f"{report.n_sequences} sequences, {report.n_tokens} tokens, "
         f"{report.n_prompts} prompts, longest {report.T}",
-        ["check", "left>", "right>", "slack>", "worst place", "status", "verdict"],
+        [
+            "check",
+            "left>",
+            "right>",
+            "slack>",
+            "z>",
+            "worst record:position" if one_file else "worst file:record:position",
+            "status",
+            "verdict",
+        ],
         [
             [
                 verdict.statement,
                 number(verdict.left),
                 number(verdict.right),
                 number(verdict.slack),
-                _place(verdict),
-                _status(verdict),
+                "-" if verdict.z is None else f"{verdict.z:.2f}",
+                _place(verdict, one_file=one_file),
+                verdict.status,
                 _word(verdict),
             ]
             for verdict in shown
@@ -118,17 +129,14 @@ def _room(verdict: Verdict) -> float:
     return (verdict.slack or 0.0) / abs(verdict.right or 1.0)
 
 
-def _place(verdict: Verdict) -> str:
+def _place(verdict: Verdict, *, one_file: bool) -> str:
     place = verdict.place
     if place is None:
         return "-"
     if place.file is None:
         return f"position {place.position}"
-    return f"{os.path.basename(place.file)}:{place.record}:{place.position}"
-
-
-def _status(verdict: Verdict) -> str:
-    return verdict.status if verdict.z is None else f"{verdict.status}, z = {verdict.z:.2f}"
+    where = f"{place.record}:{place.position}"
+    return where if one_file else f"{os.path.basename(place.file)}:{where}"
 
 
 def _word(verdict: Verdict) -> str:
