@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
+from shutil import copy
 
 import pytest
 
 import trbounds
+from trbounds.traces import example_path
 
 ROOT = Path(trbounds.__file__).parent
 REPOSITORY = ROOT.parent
@@ -116,8 +119,10 @@ def test_the_readme_examples_run(
     assert "classical 1677.31" in capsys.readouterr().out
     commands = re.findall(r"^trbounds (.+)$", text, re.MULTILINE)
     assert len(commands) >= 5
+    (tmp_path / "logs").mkdir()
+    copy(example_path(), tmp_path / "logs")
     monkeypatch.chdir(tmp_path)
     for words in commands:
         with pytest.raises(SystemExit) as stop:
-            import_module("trbounds_cli").main(words.split())
+            import_module("trbounds_cli").main(shlex.split(words, comments=True))
         assert not stop.value.code, words
