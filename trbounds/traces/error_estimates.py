@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trbounds.traces.jackknife import Blocks, Estimate, jackknife_error
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.summary import TraceSummary
+from trbounds.traces.unseen_mass import sequence_tv, unless_positive, unseen_mass
 from trbounds.traces.weights import (
     WeightDiagnostics,
     diagnose_weights,
@@ -91,15 +92,18 @@ class ErrorEstimates:
     error : Estimate or None
         ``Error = E_mu[R (W - 1 - M)]``.
     error_low, error_high : Estimate or None
-        ``-E_mu[(R - r_lo) B]`` and ``E_mu[(r_hi - R) B]`` with B the sum of k3 along a response:
-        the error lies between them, whatever the horizon (see the bound ``sequence_kl``). Free of
-        W, so that heavy weights do not spoil them.
+        ``-E_mu[(R - r_lo) B]`` and ``E_mu[(r_hi - R) B] + (r_hi - r_lo) S``, with B the sum of k3
+        along a response and S the mass on tokens that rollouts never draw (0 under absolute
+        continuity; see :mod:`trbounds.traces.unseen_mass`): the error lies between them, whatever
+        the horizon (see the bound ``sequence_kl``). Their distance is the width of the reward
+        times D. Free of W, so that heavy weights do not spoil them.
     gain_low : Estimate or None
-        ``L' - E_mu[(R - r_lo) B]``, a lower bound on ``J(pi) - J(mu)``, free of W too.
+        ``E_mu[(R - r_lo) (M - B)] = E_mu[(R - r_lo) log W]``, a lower bound on ``J(pi) - J(mu)``,
+        free of W too. Under absolute continuity it is ``L' - E_mu[(R - r_lo) B]``.
     sup_error : Estimate
         Largest ``|Error|`` over all rewards in the range: half the width times ``E|W - 1 - M|``.
     tv_seq : Estimate
-        ``E|W - 1| / 2``, unbiased; no unit.
+        ``E_mu max(0, 1 - W)``, unbiased, and at most 1 for every sequence; no unit.
     residual_square : Estimate
         ``Q = E (W - 1 - M)^2`` by its sample mean; no unit.
     residual_square_path : Estimate or None
@@ -190,6 +194,14 @@ def estimate_error(summary: TraceSummary) -> ErrorEstimates:
     Unbiased if the training policy is absolutely continuous with respect to the rollout policy
     and log-probabilities are right. Plain sample means: no weight is truncated or normalised
     (W saturates at e^100). Source: the identity of TRM (arXiv 2512.23075), section 3.
+
+    Without absolute continuity ``tv_seq`` is unbiased still, and ``error_low``, ``error_high`` and
+    ``gain_low`` stay on their sides of the error (of rewards counted from r_lo) and the gain. With
+    ``A = phi(W - 1)``, ``B = sum_t phi(rho_t - 1)`` and s the mass of the responses that rollouts
+    never draw, ``E_mu[A] = D - s``, ``E_mu[B] = D - S``, and for rewards in [0, 1]
+    ``Error = E_mu[R (A - B)] + E_pi[R 1{never drawn}]``. The parts with A and with ``1{...}`` are
+    not negative, so ``Error >= -E_mu[R B]``. With ``R = 1 - (1 - R)`` the first is
+    ``S - s + E_mu[(1 - R) B]`` at most, and the second is at most s.
     """
     table = summary.sequences
     groups = summary.groups()
@@ -199,21 +211,24 @@ def estimate_error(summary: TraceSummary) -> ErrorEstimates:
     excess, residual = weight_minus_one(table), residual_of(table)
     columns = {
         "sup_error": width / 2 * np.abs(residual),
-        "tv_seq": np.abs(excess) / 2,
+        "tv_seq": sequence_tv(table),
         "residual_square": residual * residual,
     }
     if summary.has("chi2"):
         columns["residual_square_path"] = table["residual_path"]
     with_reward = summary.has("reward")
     if with_reward:
+        reward, M = table["reward"], table["ratio_sum"]
         centred = centred_reward(table, groups)
-        below = (table["reward"] - low) * table["k3_sum"]
+        below = (reward - low) * table["k3_sum"]
+        # What centring takes from L': of mean 0 under absolute continuity, never positive.
+        centring = unless_positive((reward - low - centred) * M)
         columns |= {
             "error_low": -below,
-            "error_high": (high - table["reward"]) * table["k3_sum"],
-            "gain_low": centred * table["ratio_sum"] - below,
-            "J_mu": table["reward"],
-            "surrogate": centred * table["ratio_sum"],
+            "error_high": (high - reward) * table["k3_sum"] + width * unseen_mass(table),
+            "gain_low": centred * M + centring - below,
+            "J_mu": reward,
+            "surrogate": centred * M,
             "gain": centred * excess,
             "error": centred * residual,
         }

@@ -229,8 +229,8 @@ def _ratios(summary: TraceSummary) -> Iterator[Finding]:
             found=f"{logged} sequences were sampled with top-p or top-k" if logged else seen,
             advice=(
                 "Some tokens of the training policy are never sampled (top-p, top-k, min-p, or a "
-                "mask over what was sampled): no bound applies to such a rollout. Sample from the "
-                "whole vocabulary"
+                "mask over what was sampled): no bound but sequence_kl and triangle applies to "
+                "such a rollout. Sample from the whole vocabulary"
             ),
             numbers={"sequences": float(logged), **numbers},
         )

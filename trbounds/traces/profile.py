@@ -15,7 +15,8 @@ from trbounds.special import root_exp_excess
 from trbounds.traces.error_estimates import RewardVariance
 from trbounds.traces.jackknife import Blocks
 from trbounds.traces.summary import TraceSummary
-from trbounds.traces.weights import residual_of, weight_minus_one
+from trbounds.traces.unseen_mass import sequence_tv, sequence_tv_total, unseen_mass
+from trbounds.traces.weights import residual_of
 
 __all__ = [
     "SEQUENCE_MEANS",
@@ -112,10 +113,17 @@ def profile_of(
     -------
     DivergenceProfile
         - Means are "estimated". They average the logged divergences where every sequence has
-          them. Otherwise they average unbiased estimates from the sampled tokens: ``k3`` for KL,
-          ``|rho - 1|/2`` for TV, ``(rho - 1)^2`` for chi2.
-        - ``tv_seq`` is ``E|W - 1|/2``; ``residual_square`` is the mean of
-          ``sum_t (W_{t-1} - 1)^2 chi2(c_t)`` where chi2 is logged, else of ``(W - 1 - M)^2``.
+          them. Otherwise they average estimates from the sampled tokens.
+        - ``kl_seq``, ``tv_total`` and ``tv_seq`` feed bounds that hold whatever the supports of
+          the two policies, so they count the mass S that the training policy gives to tokens
+          which the rollout policy never draws. From samples, ``kl_seq`` is the mean of k3 plus S,
+          estimated by ``-E[M]`` or 0 if that is negative: the larger of the means of k3 and of
+          ``k1 = -log rho``. In expectation it is D or more, and tends to D. TVs are the means of
+          ``max(0, 1 - rho)`` and ``max(0, 1 - W)``, without bias.
+        - The other means from samples are those of ``k3``, ``|rho - 1|/2`` and ``(rho - 1)^2``,
+          without bias if ``S = 0``, as the bounds that take them assume.
+        - ``residual_square`` is the mean of ``sum_t (W_{t-1} - 1)^2 chi2(c_t)`` where chi2 is
+          logged, else of ``(W - 1 - M)^2``.
         - Maxima are "observed": the largest over the contexts of this trace, which a new rollout
           may exceed. Without the logged divergence they are left out: the largest ratio of a
           sampled token is no maximum of a divergence.
@@ -251,16 +259,32 @@ def _known(error: float) -> float | None:
 def _means(summary: TraceSummary) -> dict[str, _Mean]:
     """Every scalar field that is a mean over sequences, rewards apart."""
     table = summary.sequences
-    out = {"tv_seq": _Mean(np.abs(weight_minus_one(table)) / 2, "mean of |W - 1| / 2")}
-    for name, field, column, sampled in (
-        ("kl", "kl_seq", "kl_sum", table["k3_sum"]),
-        ("tv", "tv_total", "tv_sum", table["abs_ratio_sum"] / 2),
-        ("chi2", "chi2_total", "chi2_sum", table["square_sum"]),
+    unseen = unseen_mass(table)
+    k3 = "mean of k3 = rho - 1 - log rho of the sampled tokens summed over a sequence"
+    if unseen.any():
+        k3 = "mean of k1 = -log rho summed over a sequence, as the mean of rho is below 1"
+    out = {"tv_seq": _Mean(sequence_tv(table), "mean of max(0, 1 - W)")}
+    for name, field, column, sampled, text in (
+        ("kl", "kl_seq", "kl_sum", table["k3_sum"] + unseen, k3),
+        (
+            "tv",
+            "tv_total",
+            "tv_sum",
+            sequence_tv_total(table),
+            "mean of max(0, 1 - rho) of the sampled tokens summed over a sequence",
+        ),
+        (
+            "chi2",
+            "chi2_total",
+            "chi2_sum",
+            table["square_sum"],
+            f"mean of {_SAMPLED_TEXT['chi2']} summed over a sequence",
+        ),
     ):
         if summary.has(name):
             out[field] = _Mean(table[column], f"mean of the logged {name} summed over a sequence")
         else:
-            out[field] = _Mean(sampled, f"mean of {_SAMPLED_TEXT[name]} summed over a sequence")
+            out[field] = _Mean(sampled, text)
     if summary.has("chi2"):
         out["residual_square"] = _Mean(
             table["residual_path"], "mean of sum_t (W_{t-1} - 1)^2 chi2(c_t)"

@@ -117,7 +117,8 @@ def sample_verdicts(summary: TraceSummary, *, limit: float) -> Iterator[Verdict]
             left=float(truncated),
             right=0.0,
             holds=False,
-            note=f"{truncated} of {summary.n_sequences} sequences: no bound applies to them",
+            note=f"{truncated} of {summary.n_sequences} sequences: no bound but sequence_kl and "
+            "triangle applies to them",
         )
 
 
@@ -152,7 +153,7 @@ def consistency_verdicts(
         )
         yield within_errors(
             "tv_seq_pinsker",
-            "V = E|W - 1|/2 <= sqrt(D/2) (Pinsker)",
+            "V = E max(0, 1 - W) <= sqrt(D/2) (Pinsker)",
             tv_seq.value,
             math.sqrt(by_sequence / 2),
             error=tv_seq.error,
@@ -161,7 +162,7 @@ def consistency_verdicts(
     if summary.has("tv"):
         yield within_errors(
             "tv_seq_total",
-            "V = E|W - 1|/2 <= sum of mean tv",
+            "V = E max(0, 1 - W) <= sum of mean tv",
             tv_seq.value,
             float(table["tv_sum"].mean()),
             error=tv_seq.error,

@@ -180,11 +180,11 @@ def _trace_notes(found: TraceBounds, estimates: ErrorEstimates) -> list[str]:
     for title, estimate in (
         ("Error", estimates.error),
         ("Error is at least -E[R k3]", estimates.error_low),
-        ("Error is at most E[(1 - R) k3]", estimates.error_high),
+        ("Error is at most E[(1 - R) k3] + mass never sampled", estimates.error_high),
         ("largest |Error| over all rewards", estimates.sup_error),
         ("surrogate L'", estimates.surrogate),
         ("J(pi) - J(mu)", estimates.gain),
-        ("J(pi) - J(mu) is at least L' - E[R k3]", estimates.gain_low),
+        ("J(pi) - J(mu) is at least E[R log W]", estimates.gain_low),
         ("J(mu)", estimates.J_mu),
     ):
         if estimate is not None:
