@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isnan
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,17 @@ if TYPE_CHECKING:
     from trbounds.masking import Bin
     from trbounds.traces import TraceSummary
 
-__all__ = ["KlMax", "TvMax", "check_tokens", "length_rows", "statistics_of"]
+__all__ = [
+    "LENGTH_COLUMNS",
+    "KlMax",
+    "TvMax",
+    "check_tokens",
+    "length_rows",
+    "percent",
+    "statistics_of",
+]
+
+LENGTH_COLUMNS = ["length", "sequences>", "accepted>", "s.e.>", "expected>", "tokens kept>"]
 
 KlMax = Annotated[
     float | None,
@@ -25,8 +36,13 @@ TvMax = Annotated[
 ]
 
 
-def check_tokens(names: Iterable[str], traces: list[str] | None) -> None:
-    """Refuse, before anything is read, what cannot be read twice where the tokens are needed.
+def check_tokens(
+    names: Iterable[str], traces: list[str] | None, summary: TraceSummary | None = None
+) -> None:
+    """Refuse what cannot be read twice where the tokens are needed.
+
+    Before anything is read, and with its summary again: whether clamped statistics need the
+    tokens depends on the trace.
 
     Raises
     ------
@@ -35,8 +51,9 @@ def check_tokens(names: Iterable[str], traces: list[str] | None) -> None:
     """
     from trbounds.masking import needs_tokens
 
+    names = list(names)
     for path in traces or []:
-        if (path == "-" or path.endswith(".tbs")) and needs_tokens(names):
+        if (path == "-" or path.endswith(".tbs")) and needs_tokens(names, summary):
             raise InputError("this rule reads the tokens twice, expected a trace file", file=path)
 
 
@@ -55,8 +72,9 @@ def statistics_of(
     from trbounds_cli.tracing import read_batches
 
     names = list(names)
+    check_tokens(names, traces, summary)
     batches = None
-    if needs_tokens(names):
+    if needs_tokens(names, summary):
         batches = read_batches(traces, example=example, quiet=True, **reading)
     try:
         return compute_statistics(summary, names, batches, kl_max=kl_max, tv_max=tv_max)
@@ -64,6 +82,11 @@ def statistics_of(
         if error.field in ("kl_max", "tv_max"):
             raise InputError(error.problem, field=f"--{error.field.replace('_', '-')}") from None
         raise
+
+
+def percent(share: float) -> str:
+    """Format a share; that of no token is none."""
+    return "-" if isnan(share) else f"{share:.1%}"
 
 
 def length_rows(bins: Iterable[Bin]) -> list[list[str]]:
@@ -75,6 +98,7 @@ def length_rows(bins: Iterable[Bin]) -> list[list[str]]:
             f"{part.share.value:.1%}",
             f"{part.share.error:.1%}",
             "-" if part.expected is None else f"{part.expected:.1%}",
+            percent(part.kept.value),
         ]
         for part in bins
     ]

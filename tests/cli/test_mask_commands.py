@@ -82,7 +82,7 @@ def test_mask_compares(trbounds, tmp_path):
     assert [rule["rule"] for rule in document["rules"]] == [
         "max kl <= 0.005",
         "0.999 <= geomean ratio <= 1.001",
-        "min ratio >= 0.5 and max ratio <= 5.0",
+        "0.5 <= token ratio <= 5.0",
         "ln_trm <= 0.01",
         "sum (rho-1)^2 <= 0.05",
     ]
@@ -95,7 +95,44 @@ def test_mask_compares(trbounds, tmp_path):
     assert text.code == 0
     assert "Accepted by length, in brackets expected" in text.out
     assert "…" not in text.out
-    assert "3: min ratio >= 0.5 and max ratio <= 5.0" in text.out
+    assert "3: 0.5 <= token ratio <= 5.0" in text.out
+
+
+def test_mask_of_tokens(trbounds, tmp_path):
+    output = tmp_path / "masks.parquet"
+    rule = "0.9 <= token ratio <= 1.1 and max k2 <= 0.1"
+    outcome = trbounds("mask", MOE, "--rule", rule, "-o", str(output), "--json")
+    document = json.loads(outcome.out)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert document["on_tokens"]
+    assert document["guarantee"] is None
+    table = pq.read_table(output)
+    names = ["file", "record", "length", "accepted", "kept_tokens", "keep", "max k2"]
+    assert table.column_names == names
+    lengths, kept = table["length"].to_pylist(), table["kept_tokens"].to_pylist()
+    assert [len(row) for row in table["keep"].to_pylist()] == lengths
+    assert document["kept_token_share"]["value"] == pytest.approx(sum(kept) / sum(lengths))
+    assert document["accepted"]["value"] == np.mean(np.equal(lengths, kept))
+    text = " ".join(trbounds("mask", MOE, "--rule", rule).out.split())
+    assert "no token of them is masked" in text
+    assert "tokens kept: " in text
+    assert "a rule on tokens proves nothing of the error" in text
+    words = ["--compare", "--rule", "IcePop(0.9, 1.1)", "--rule", "seq_max_k2(0.1)"]
+    compared = trbounds("mask", MOE, *words).out
+    assert "Tokens kept by length" in compared
+    assert "proves nothing" in " ".join(compared.split())
+    assert "Tokens kept by" not in trbounds("mask", MOE, *words[:1], *words[3:]).out
+
+
+def test_mask_clamps_as_verl_where_it_matters(trbounds, tmp_path):
+    rows = [{"rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-31.0, -2.0]}]
+    file = write(tmp_path / "far.jsonl", rows)
+    for rule, accepted in (("seq_max_k2(200)", 1.0), ("max k2 <= 200", 0.0)):
+        outcome = trbounds("mask", file, "--rule", rule, "--json")
+        assert json.loads(outcome.out)["accepted"]["value"] == accepted
+    saved = tmp_path / "far.tbs"
+    summarize(file).save(saved)
+    refused(trbounds("mask", str(saved), "--rule", "seq_max_k2(200)"), "expected a trace file")
 
 
 def test_mask_shows_steps(trbounds, tmp_path):
@@ -112,8 +149,9 @@ def test_mask_lists_its_rules(trbounds):
     assert {"max k2", "ln_trm", "product ratio"} <= {s["name"] for s in document["statistics"]}
     assert {"TRM-Max&Avg", "seq_mean_k1"} <= {rule["name"] for rule in document["rules"]}
     text = trbounds("mask", "--list").out
-    assert "sequence_mask(cap = 3)" in text
+    assert "sequence_mask(clip_max = 3, clip_min)" in text
     assert "nan" not in text
+    assert "inf" not in text.split()
 
 
 def test_masks_of_small_floats_are_exact(trbounds):
@@ -133,6 +171,8 @@ def test_mask_refuses_bad_usage(trbounds, tmp_path):
     assert trbounds("mask", str(saved), "--rule", "ser < 1").code == 0
     refused(trbounds("mask", str(saved), "--rule", "max k3 < 1"), "expected a trace file")
     refused(trbounds("mask", "-", "--rule", "max k3 < 1"), "expected a trace file")
+    refused(trbounds("mask", "-", "--rule", "token k3 < 1"), "expected a trace file")
+    assert trbounds("mask", str(saved), "--rule", "seq_max_k2(1)").code == 0
     nowhere = str(tmp_path / "none" / "masks.parquet")
     refused(trbounds("mask", MOE, "--rule", "ser < 1", "-o", nowhere), "cannot be written")
     bare = [
@@ -204,3 +244,5 @@ def test_threshold_refuses_bad_usage(trbounds):
     refused(trbounds("threshold", MOE, *words), "expected a statistic")
     words = ["--rule-family", "max-k2", "--budget", "1"]
     refused(trbounds("threshold", MOE, *words), "limits no divergence")
+    words = ["--rule-family", "token-ratio", "--target-acceptance", "0.9"]
+    refused(trbounds("threshold", MOE, *words), "masks single tokens")

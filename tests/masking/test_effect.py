@@ -25,7 +25,7 @@ def test_effect_of_a_mask(summary):
     assert (found.accept == accept).all()
     assert found.accepted.share.value == accept.mean()
     lengths = summary.sequences["length"]
-    assert found.accepted_token_share == lengths[accept].sum() / lengths.sum()
+    assert found.kept_token_share.value == lengths[accept].sum() / lengths.sum()
     for bins in (found.by_length, found.by_reward):
         assert sum(part.n_sequences for part in bins) == summary.n_sequences
         kept = sum(part.n_sequences * part.share.value for part in bins)
@@ -99,7 +99,7 @@ def test_expected_shares_are_right_where_tokens_are_alike(p):
     lengths = rng.integers(0, 200, 40_000).astype(np.int32)
     accept = rng.random(lengths.size) < (1 - p) ** lengths
     assert token_exclusion(accept, lengths) == pytest.approx(p, rel=0.1)
-    bins = by_length(accept, lengths, np.arange(lengths.size))
+    bins = by_length(accept, lengths, np.arange(lengths.size), np.where(accept, lengths, 0))
     assert len(bins) == 10
     for part in bins:
         assert abs(part.share.value - part.expected) <= 5 * part.share.error + 2e-3
@@ -116,9 +116,10 @@ def test_expected_shares_at_the_ends():
 
 def test_equal_lengths_make_one_bin():
     accept = np.array([True, False, True, True])
-    (only,) = by_length(accept, np.full(4, 7, np.int32), np.arange(4))
+    (only,) = by_length(accept, np.full(4, 7, np.int32), np.arange(4), np.array([7, 3, 7, 7]))
     assert (only.lowest, only.highest, only.n_sequences) == (7, 7, 4)
     assert only.share.value == 0.75
+    assert only.kept.value == 24 / 28
     assert only.expected == pytest.approx(0.75, rel=1e-12)
 
 
@@ -126,13 +127,15 @@ def test_bins_by_value():
     rng = np.random.default_rng(3)
     accept, few = rng.random(500) < 0.5, rng.integers(0, 4, 500) / 4
     groups = np.arange(500) // 5
-    bins = by_value(accept, few, groups)
+    lengths = np.ones(500, dtype=np.int32)
+    parts = (accept, lengths, groups, np.where(accept, 1, 0))
+    bins = by_value(few, *parts)
     assert [(part.lowest, part.highest) for part in bins] == [(v, v) for v in (0, 0.25, 0.5, 0.75)]
     for part in bins:
         assert part.share.value == accept[few == part.lowest].mean()
     many = rng.random(500)
-    assert [part.n_sequences for part in by_value(accept, many, groups)] == [100] * 5
-    assert len(by_value(accept, many, groups, each=True)) == 500
+    assert [part.n_sequences for part in by_value(many, *parts)] == [100] * 5
+    assert len(by_value(many, *parts, each=True)) == 500
 
 
 def test_steps_are_shown_where_they_are_logged(batch):

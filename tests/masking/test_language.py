@@ -14,6 +14,7 @@ from trbounds.errors import InputError
 from trbounds.masking import (
     PRESETS,
     STATISTICS,
+    TOKEN_STATISTICS,
     And,
     Interval,
     Not,
@@ -31,7 +32,7 @@ INTERVALS = st.builds(
         opened[0] and ends != "high",
         opened[1] and ends != "low",
     ),
-    st.sampled_from(sorted(STATISTICS)),
+    st.sampled_from(sorted([*STATISTICS, *TOKEN_STATISTICS])),
     NUMBERS,
     st.floats(0, 1e6),
     st.sampled_from(["low", "high", "both"]),
@@ -50,7 +51,7 @@ RULES = st.recursive(
 
 def columns(rule, seed=0, n=40):
     rng = np.random.default_rng(seed)
-    return {name: rng.choice([-1e5, -1.0, 0.0, 0.5, 2.0, 1e5], n) for name in rule.statistics}
+    return {name: rng.choice([-1e5, -1.0, 0.0, 0.5, 2.0, 1e5], n) for name in rule.names}
 
 
 @given(RULES)
@@ -115,13 +116,18 @@ def test_meaning(text, meaning):
         ("TRM-Max-k2&Avg-k3(0.05, 0.001)", "max k2 <= 0.05 and mean k3 <= 0.001"),
         ("LN-TRM(0.01)", "ln_trm <= 0.01"),
         ("SER(0.01)", "ser <= 0.01"),
-        ("seq_max_k2(2.5)", "max k2 <= 2.5"),
-        ("seq_mean_k3(0.001)", "mean k3 <= 0.001"),
-        ("seq_sum_k2(1)", "sum k2 <= 1"),
+        ("seq_max_k2(2.5)", "max clamped_k2 <= 2.5"),
+        ("seq_mean_k3(0.001)", "mean clamped_k3 <= 0.001"),
+        ("seq_sum_k2(1)", "sum clamped_k2 <= 1"),
+        ("token_k2(1)", "token clamped_k2 <= 1"),
+        ("token_k3(1) and seq_max_k3(2)", "token clamped_k3 <= 1 and max clamped_k3 <= 2"),
         ("sequence_mask", "product ratio <= 3.0"),
         ("sequence_mask(2)", "product ratio <= 2"),
-        ("IcePop", "min ratio >= 0.5 and max ratio <= 5"),
-        ("IcePop(0.9)", "min ratio >= 0.9 and max ratio <= 5"),
+        ("sequence_mask(2, 0.5)", "0.5 <= product ratio <= 2"),
+        ("token_mask", "token ratio <= 3.0"),
+        ("token_mask(2, 0.5)", "0.5 <= token ratio <= 2"),
+        ("IcePop", "0.5 <= token ratio <= 5"),
+        ("IcePop(0.9)", "0.9 <= token ratio <= 5"),
         ("geometric", "0.999 <= geomean ratio <= 1.001"),
         ("geometric(0.9, 1.2)", "0.9 <= geomean ratio <= 1.2"),
         ("not SER(1) or ser < 2", "not ser <= 1 or ser < 2"),
@@ -131,12 +137,12 @@ def test_presets(text, same):
     assert parse_rule(text) == parse_rule(same)
 
 
-@pytest.mark.parametrize("aggregate", ["sum", "mean"])
+@pytest.mark.parametrize("option", ["seq_sum_k1", "seq_mean_k1", "token_k1"])
 @pytest.mark.parametrize(("numbers", "low", "high"), [("0.5, 4", 0.5, 4.0), ("4", 0.25, 4.0)])
-def test_bounds_of_verl_on_k1_keep_the_ratio_between_their_inverses(aggregate, numbers, low, high):
-    rule = parse_rule(f"seq_{aggregate}_k1({numbers})")
+def test_bounds_of_verl_on_k1_keep_the_ratio_between_their_inverses(option, numbers, low, high):
+    rule = parse_rule(f"{option}({numbers})")
     ratio = np.exp(np.linspace(-3, 3, 601))
-    accept = rule.accept({f"{aggregate} k1": -np.log(ratio)})
+    accept = rule.accept({rule.names[0]: -np.log(ratio)})
     assert (accept == ((ratio >= 1 / high) & (ratio <= 1 / low))).all()
 
 
@@ -162,6 +168,8 @@ def test_caps_of_combinations():
         ("min kl < 1", "found 'kl', expected min of one of k1, ratio"),
         ("product k1 < 1", "expected product of one of ratio"),
         ("median k2 < 1", "unknown 'median', expected max, mean"),
+        ("token k9 < 1", "found 'k9', expected token of one of k1, k2"),
+        ("token_mask(1, 2)", "found bounds 2 and 1, expected lower <= upper"),
         ("max < 1", "found '<', expected what the max is of"),
         ("1 < 2", "found '2', expected a statistic"),
         ("1 <= max k2 >= 3", "both comparisons of a range point the same way"),
@@ -216,14 +224,25 @@ def test_families():
     assert parse_family("ln_trm") == "ln_trm"
     assert parse_family("LN-TRM") == "ln_trm"
     assert parse_family("TRM-Max") == "max kl"
-    assert parse_family("seq_mean_k3") == "mean k3"
+    assert parse_family("seq_mean_k3") == "mean clamped_k3"
     for bad in ("TRM-Max&Avg", "geometric", "max-k9", ""):
         with pytest.raises(InputError, match="expected a statistic"):
             parse_family(bad)
+    for family, whole in (("token-k2", "max k2"), ("token_k3", "max clamped_k3")):
+        with pytest.raises(InputError, match=f"masks single tokens, .*'{whole} <= x'"):
+            parse_family(family)
+
+
+def test_rules_know_whether_they_act_on_tokens():
+    rule = parse_rule("token k2 <= 1 and not (max k2 > 2 or token ratio > 5) and max k2 < 3")
+    assert rule.names == ("token k2", "max k2", "token ratio")
+    assert rule.statistics == ("max k2",)
+    assert rule.token_statistics == ("token k2", "token ratio")
+    assert parse_rule("max ratio <= 5").token_statistics == ()
 
 
 def test_every_preset_says_where_it_is_from():
     for key, preset in PRESETS.items():
         assert key == preset.name.lower()
         assert preset.source
-        assert parse_rule(preset.name + "(" + ", ".join("1" for _ in preset.parameters) + ")")
+        assert parse_rule(preset.name + "(" + ", ".join("1" for _ in preset.parameters) + ")").names

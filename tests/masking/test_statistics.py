@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trbounds.errors import InputError
-from trbounds.masking import STATISTICS, compute_statistics, needs_tokens, parse_rule
+from trbounds.masking import STATISTICS, compute_statistics, needs_tokens
 from trbounds.masking.statistics import weights_of
 from trbounds.traces import TraceSummary
 
@@ -33,6 +33,10 @@ def slow(batch, name):
             "tv": batch.tv[first:last],
             "chi2": batch.chi2[first:last],
         }
+        safe = np.array([min(max(v, -20.0), 20.0) for v in x])
+        terms["clamped_k1"] = -safe
+        terms["clamped_k2"] = safe**2 / 2
+        terms["clamped_k3"] = np.exp(safe) - 1 - safe
         aggregate, _, term = ("mean |rho-1|" if name == "ser" else name).partition(" ")
         values = terms[term]
         function = {
@@ -112,6 +116,16 @@ def test_another_trace_is_refused(batch, summary):
         compute_statistics(summary, ["max k3"], [replace(batch, file="elsewhere")])
     with pytest.raises(InputError, match="other sequences"):
         compute_statistics(summary, ["max k3"], [batch.select(np.arange(batch.n_sequences) != 2)])
+    for twice in (batch, batch.select(np.arange(batch.n_sequences) == 2)):
+        with pytest.raises(InputError, match="other sequences"):
+            compute_statistics(summary, ["max k3"], [batch, twice])
+    shorter = np.ones(batch.n_tokens, dtype=bool)
+    shorter[7] = False
+    with pytest.raises(InputError, match="other sequences"):
+        compute_statistics(summary, ["max k3"], [replace(batch, mask=shorter)])
+    later = replace(batch, first_record=batch.n_sequences)
+    with pytest.raises(InputError, match="other sequences"):
+        compute_statistics(summary, ["max k3"], [later])
 
 
 def test_what_is_not_there_is_refused(batch, summary):
@@ -128,39 +142,26 @@ def test_what_is_not_there_is_refused(batch, summary):
         compute_statistics(summary, ["max k9"])
 
 
-def verl_keeps(log_ratio, option, low, high):
-    """verl's decision on one sequence, from its published formulas, in float32."""
-    x = np.clip(log_ratio.astype(np.float32), -20, 20)
-    values = {"k1": -x, "k2": 0.5 * x**2, "k3": np.exp(x) - 1 - x}[option[-2:]]
-    aggregate = {"sum": np.sum, "mean": np.mean, "max": np.max}[option.split("_")[1]]
-    found = aggregate(values)
-    if option.endswith("k1"):
-        return math.log(low) <= found <= math.log(high)
-    return found <= high
+def far_apart(batch):
+    """The same trace with some log-ratios beyond the clamp, to either side."""
+    shift = np.zeros(batch.n_tokens)
+    shift[::97], shift[5::97] = -25.0, 30.0
+    rollout = batch.rollout_logprobs - np.maximum(shift, 0)
+    train = batch.train_logprobs + np.minimum(shift, 0)
+    return replace(batch, rollout_logprobs=rollout, train_logprobs=train, kl=None, chi2=None)
 
 
-@pytest.mark.parametrize(
-    ("option", "low", "high"),
-    [
-        ("seq_sum_k1", 0.9, 1.15),
-        ("seq_mean_k1", 0.999, 1.0005),
-        ("seq_sum_k2", 0.0, 0.02),
-        ("seq_mean_k2", 0.0, 1e-4),
-        ("seq_max_k2", 0.0, 5e-3),
-        ("seq_sum_k3", 0.0, 0.02),
-        ("seq_mean_k3", 0.0, 1e-4),
-        ("seq_max_k3", 0.0, 5e-3),
-    ],
-)
-def test_named_rules_decide_as_verl_does(batch, summary, option, low, high):
-    numbers = f"{low}, {high}" if option.endswith("k1") else f"{high}"
-    rule = parse_rule(f"{option}({numbers})")
-    accept = rule.accept(compute_statistics(summary, rule.statistics, [batch]))
-    expected = [
-        verl_keeps(
-            batch.train_logprobs[first:last] - batch.rollout_logprobs[first:last], option, low, high
-        )
-        for first, last in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)
-    ]
-    assert accept.tolist() == expected
-    assert 0 < accept.mean() < 1
+@pytest.mark.parametrize("name", [name for name in PLAIN if "clamped" in name])
+def test_clamped_statistics_read_the_tokens_where_the_clamp_matters(batch, summary, name):
+    plain = name.replace("clamped_", "")
+    assert needs_tokens([name]) == needs_tokens([name], summary) == needs_tokens([plain])
+    far = far_apart(batch)
+    beyond = TraceSummary.of(far)
+    assert needs_tokens([name], beyond)
+    with pytest.raises(InputError, match=f"'{name}' needs the tokens"):
+        compute_statistics(beyond, [name])
+    found = compute_statistics(beyond, [name], [far])[name]
+    expected = slow(replace(far, kl=np.zeros(far.n_tokens), chi2=np.zeros(far.n_tokens)), name)
+    assert found == pytest.approx(expected, rel=1e-12)
+    unclamped = compute_statistics(beyond, [plain], [far])[plain]
+    assert not np.allclose(found, unclamped)

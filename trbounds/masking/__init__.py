@@ -1,4 +1,4 @@
-"""Masking rules on logged traces: which sequences they accept, and what that does."""
+"""Masking rules on logged traces: which sequences or tokens they keep, and what that does."""
 
 from trbounds.masking.acceptance import Acceptance, Bin
 from trbounds.masking.effect import MaskEffect, compare, mask
@@ -6,21 +6,30 @@ from trbounds.masking.guarantees import Guarantee, LengthNeutralGuarantee
 from trbounds.masking.language import parse_family, parse_rule
 from trbounds.masking.presets import PRESETS, Preset
 from trbounds.masking.rules import And, Interval, Not, Or, Rule
-from trbounds.masking.statistics import STATISTICS, Statistic, compute_statistics, needs_tokens
+from trbounds.masking.statistics import (
+    STATISTICS,
+    TOKEN_STATISTICS,
+    Statistic,
+    compute_statistics,
+    needs_tokens,
+)
 from trbounds.masking.threshold import (
     Threshold,
     threshold_for_acceptance,
     threshold_for_budget,
 )
+from trbounds.masking.token_masks import KeptTokens, keep_tokens
 
 __all__ = [
     "PRESETS",
     "STATISTICS",
+    "TOKEN_STATISTICS",
     "Acceptance",
     "And",
     "Bin",
     "Guarantee",
     "Interval",
+    "KeptTokens",
     "LengthNeutralGuarantee",
     "MaskEffect",
     "Not",
@@ -31,6 +40,7 @@ __all__ = [
     "Threshold",
     "compare",
     "compute_statistics",
+    "keep_tokens",
     "mask",
     "needs_tokens",
     "parse_family",

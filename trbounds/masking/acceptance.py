@@ -15,7 +15,15 @@ from trbounds.concentration import BoundedMean, empirical_bernstein
 from trbounds.traces.estimates import number_groups
 from trbounds.traces.jackknife import Blocks, Estimate
 
-__all__ = ["Acceptance", "Bin", "accept_share", "by_length", "by_value", "token_exclusion"]
+__all__ = [
+    "Acceptance",
+    "Bin",
+    "accept_share",
+    "by_length",
+    "by_value",
+    "kept_share",
+    "token_exclusion",
+]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -27,7 +35,7 @@ _DISTINCT = 10
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The share of sequences that a rule accepts.
+    """The share of sequences that a rule accepts: of which it masks no token.
 
     Parameters
     ----------
@@ -56,7 +64,9 @@ class Bin:
     n_sequences : int
         How many they are.
     share : Estimate
-        Share accepted.
+        Share accepted: of a rule on tokens, those of which no token is masked.
+    kept : Estimate
+        Share of their tokens that is kept; NaN where they have none.
     expected : float or None
         By length: the share if every token were refused independently with one probability.
     """
@@ -65,11 +75,12 @@ class Bin:
     highest: float
     n_sequences: int
     share: Estimate
+    kept: Estimate
     expected: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return {**vars(self), "share": self.share.to_dict()}
+        return {**vars(self), "share": self.share.to_dict(), "kept": self.kept.to_dict()}
 
 
 def accept_share(accept: Flags, groups: NDArray[np.int64]) -> Acceptance:
@@ -84,6 +95,32 @@ def accept_share(accept: Flags, groups: NDArray[np.int64]) -> Acceptance:
     """
     values = accept.astype(np.float64)
     return Acceptance(Blocks(groups).mean(values), empirical_bernstein(values, groups=groups))
+
+
+def kept_share(
+    kept: NDArray[np.int64], lengths: NDArray[np.int32], groups: NDArray[np.int64]
+) -> Estimate:
+    """Estimate the share of tokens kept, clustered by prompt.
+
+    Parameters
+    ----------
+    kept, lengths : ndarray of int
+        Tokens kept, and tokens, of each sequence.
+    groups : ndarray of int64
+        Prompt of each.
+
+    Returns
+    -------
+    Estimate
+        A ratio of two means; its standard errors are those of its first-order expansion. NaN
+        without tokens.
+    """
+    tokens = int(lengths.sum(dtype=np.int64))
+    if not tokens:
+        return Estimate(math.nan, math.nan, math.nan)
+    share = int(kept.sum()) / tokens
+    spread = Blocks(groups).mean((kept - share * lengths) * (lengths.size / tokens))
+    return Estimate(share, spread.standard_error, spread.jackknife_error)
 
 
 def token_exclusion(accept: Flags, lengths: NDArray[np.int32]) -> float:
@@ -122,14 +159,17 @@ def token_exclusion(accept: Flags, lengths: NDArray[np.int32]) -> float:
 
 
 def by_length(
-    accept: Flags, lengths: NDArray[np.int32], groups: NDArray[np.int64]
+    accept: Flags,
+    lengths: NDArray[np.int32],
+    groups: NDArray[np.int64],
+    kept: NDArray[np.int64],
 ) -> tuple[Bin, ...]:
     """Acceptance by tenths of the lengths, against ``(1-p)^T`` (:func:`token_exclusion`).
 
     Parameters
     ----------
-    accept, lengths, groups : ndarray
-        One entry per sequence.
+    accept, lengths, groups, kept : ndarray
+        One entry per sequence; `kept` counts its tokens that are kept.
 
     Returns
     -------
@@ -137,19 +177,28 @@ def by_length(
         From short to long; fewer than ten where lengths repeat.
     """
     p = token_exclusion(accept, lengths)
-    kept = np.power(1 - p, lengths.astype(np.float64))
-    return _bins(accept, lengths, groups, _quantile_bins(lengths, _LENGTH_BINS), kept)
+    expected = np.power(1 - p, lengths.astype(np.float64))
+    which = _quantile_bins(lengths, _LENGTH_BINS)
+    return _bins(lengths, which, accept, lengths, groups, kept, expected)
 
 
 def by_value(
-    accept: Flags, values: NDArray[Any], groups: NDArray[np.int64], *, each: bool = False
+    values: NDArray[Any],
+    accept: Flags,
+    lengths: NDArray[np.int32],
+    groups: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    *,
+    each: bool = False,
 ) -> tuple[Bin, ...]:
     """Acceptance by a value: each one where there are at most ten, else by fifths.
 
     Parameters
     ----------
-    accept, values, groups : ndarray
-        One entry per sequence.
+    values : ndarray
+        The value, one entry per sequence.
+    accept, lengths, groups, kept : ndarray
+        As for :func:`by_length`.
     each : bool
         Each value, however many there are.
 
@@ -161,7 +210,7 @@ def by_value(
     distinct, which = np.unique(values, return_inverse=True)
     if distinct.size > _DISTINCT and not each:
         which = _quantile_bins(values, _VALUE_BINS)
-    return _bins(accept, values, groups, which)
+    return _bins(values, which, accept, lengths, groups, kept)
 
 
 def _quantile_bins(values: NDArray[Any], count: int) -> NDArray[np.int64]:
@@ -170,24 +219,30 @@ def _quantile_bins(values: NDArray[Any], count: int) -> NDArray[np.int64]:
 
 
 def _bins(
-    accept: Flags,
     values: NDArray[Any],
-    groups: NDArray[np.int64],
     which: NDArray[np.int64],
+    accept: Flags,
+    lengths: NDArray[np.int32],
+    groups: NDArray[np.int64],
+    kept: NDArray[np.int64],
     expected: Floats | None = None,
 ) -> tuple[Bin, ...]:
     order = np.argsort(which, kind="stable")
     starts = np.flatnonzero(np.diff(which[order])) + 1
-    return tuple(
-        Bin(
-            float(values[rows].min()),
-            float(values[rows].max()),
-            int(rows.size),
-            Blocks(number_groups(groups[rows])).mean(accept[rows].astype(np.float64)),
-            None if expected is None else float(expected[rows].mean()),
+    out = []
+    for rows in _split(order, starts):
+        prompts = number_groups(groups[rows])
+        out.append(
+            Bin(
+                float(values[rows].min()),
+                float(values[rows].max()),
+                int(rows.size),
+                Blocks(prompts).mean(accept[rows].astype(np.float64)),
+                kept_share(kept[rows], lengths[rows], prompts),
+                None if expected is None else float(expected[rows].mean()),
+            )
         )
-        for rows in _split(order, starts)
-    )
+    return tuple(out)
 
 
 def _split(order: NDArray[np.int64], starts: NDArray[np.int64]) -> Sequence[NDArray[np.int64]]:

@@ -39,7 +39,9 @@ CAPPED: Mapping[str, tuple[str, bool, bool]] = {
     "mean chi2": ("chi2_path_max", True, True),
     "sum k3": ("kl_path_max", False, False),
     "sum (rho-1)^2": ("chi2_path_max", False, False),
+    "sum clamped_k3": ("kl_path_max", False, False),
     "mean k3": ("kl_path_max", True, False),
+    "mean clamped_k3": ("kl_path_max", True, False),
     "mean (rho-1)^2": ("chi2_path_max", True, False),
 }
 

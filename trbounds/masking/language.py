@@ -9,7 +9,8 @@
     preset     = NAME [ "(" number { "," number } ")" ]
     OP         = "<=" | "<" | ">=" | ">"
 
-Statistics are those of :data:`trbounds.masking.STATISTICS`, presets those of
+Statistics are those of a sequence, :data:`trbounds.masking.STATISTICS`, and those of a single
+token, :data:`trbounds.masking.TOKEN_STATISTICS`; presets are those of
 :data:`trbounds.masking.PRESETS`. Text is only ever compared with known words; nothing is executed.
 """
 
@@ -22,7 +23,7 @@ from typing import NamedTuple, NoReturn
 from trbounds.errors import InputError
 from trbounds.masking.presets import PRESETS, get_preset
 from trbounds.masking.rules import And, Interval, Not, Or, Rule
-from trbounds.masking.statistics import STATISTICS
+from trbounds.masking.statistics import STATISTICS, TOKEN_STATISTICS
 
 __all__ = ["parse_family", "parse_rule"]
 
@@ -39,7 +40,8 @@ _PATTERN = re.compile(
     )""",
     re.VERBOSE,
 )
-_AGGREGATES = ("max", "mean", "sum", "min", "product", "geomean")
+_AGGREGATES = ("max", "mean", "sum", "min", "product", "geomean", "token")
+_KNOWN = (*STATISTICS, *TOKEN_STATISTICS)
 _WORDS = ("and", "or", "not")
 _COMPARISONS = ("<=", "<", ">=", ">")
 
@@ -57,7 +59,8 @@ def parse_rule(text: str) -> Rule:
     ----------
     text : str
         Such as ``max k2 <= 0.05 and mean k3 <= 0.001``, ``not max |rho-1| > 0.5``,
-        ``0.999 <= geomean ratio <= 1.001`` or ``TRM-Max&Avg(0.05, 0.001)``. At most 2000
+        ``0.999 <= geomean ratio <= 1.001`` or ``TRM-Max&Avg(0.05, 0.001)``; on tokens,
+        ``0.5 <= token ratio <= 5`` or ``token k2 <= 0.05 and mean k3 <= 0.001``. At most 2000
         characters, nested at most 50 deep.
 
     Returns
@@ -101,16 +104,22 @@ def parse_family(text: str) -> str:
     Raises
     ------
     InputError
-        If it is neither.
+        If it is neither, or acts on single tokens.
     """
     words = text.strip()
+    preset = PRESETS.get(words.lower())
+    if preset is not None and len(preset.parameters) == 1:
+        (words,) = preset.rule(1.0).names
     for name in (words, words.replace("-", " ", 1)):
         if name in STATISTICS:
             return name
-    preset = PRESETS.get(words.lower())
-    if preset is not None and len(preset.parameters) == 1:
-        (statistic,) = preset.rule(1.0).statistics
-        return statistic
+        if name in TOKEN_STATISTICS:
+            whole = f"max {TOKEN_STATISTICS[name].term}"
+            raise InputError(
+                f"'{name}' masks single tokens, expected a statistic of sequences; '{name} <= x' "
+                f"masks no token of those with '{whole} <= x'",
+                field="family",
+            )
     single = [p.name for p in PRESETS.values() if len(p.parameters) == 1]
     raise InputError(
         f"found {text!r}, expected a statistic ({', '.join(STATISTICS)}) or one of "
@@ -221,10 +230,8 @@ class _Parser:
             self.refuse(f"what the {first} is of")
         second = re.sub(r"\s", "", self.here.text)
         name = f"{first} {second}"
-        if name not in STATISTICS:
-            known = [
-                known.split(" ", 1)[1] for known in STATISTICS if known.startswith(f"{first} ")
-            ]
+        if name not in _KNOWN:
+            known = [known.split(" ", 1)[1] for known in _KNOWN if known.startswith(f"{first} ")]
             self.refuse(f"{first} of one of {', '.join(known)}")
         self._advance()
         return name

@@ -1,4 +1,8 @@
-"""Rules under the names that papers and frameworks give them."""
+"""Rules under the names that papers and frameworks give them.
+
+TRL's ``token_truncate`` and ``sequence_truncate`` are not among them: they cut a weight at the
+bound and mask nothing, so that there is nothing to accept.
+"""
 
 from __future__ import annotations
 
@@ -60,15 +64,18 @@ def _at_most(statistic: str) -> Callable[..., Rule]:
     return lambda high: Interval(statistic, high=high)
 
 
-def _between(smallest: str, largest: str) -> Callable[..., Rule]:
+def _between(statistic: str) -> Callable[..., Rule]:
     def make(low: float, high: float) -> Rule:
         if not low <= high:
             raise InputError(f"found bounds {low:g} and {high:g}, expected lower <= upper")
-        if smallest == largest:
-            return Interval(smallest, low, high)
-        return And((Interval(smallest, low=low), Interval(largest, high=high)))
+        return Interval(statistic, low, high)
 
     return make
+
+
+def _clipped(statistic: str) -> Callable[..., Rule]:
+    # TRL's upper bound comes first: it has a default, and the lower one need not be there.
+    return lambda high, low: _between(statistic)(low, high)
 
 
 def _bounds_on_k1(statistic: str) -> Callable[..., Rule]:
@@ -88,11 +95,12 @@ def _both(first: str, second: str) -> Callable[..., Rule]:
 
 _TRM = "TRM (arXiv 2512.23075)"
 _SAMPLED = f"{_TRM}, from sampled tokens"
-_VERL = "verl rollout_rs; verl clamps log rho to [-20, 20] first, this does not"
+_VERL = "verl rollout_rs, with its clamp: log rho to [-20, 20] before anything else"
 _QUIRK = (
-    "verl rollout_rs: the bounds act on -log rho, so that rho stays in [1/upper, 1/lower]; with "
-    "one number the lower bound is its inverse"
+    f"{_VERL}; the bounds act on -log rho, so that rho stays in [1/upper, 1/lower]; with one "
+    "number the lower bound is its inverse"
 )
+_TRL = "TRL vllm_importance_sampling_mode, with its clip_max and clip_min"
 
 
 def _one(name: str, statistic: str, source: str, *, parameter: str = "threshold") -> Preset:
@@ -110,7 +118,7 @@ _ALL = (
     _one("LN-TRM-TV", "ln_trm_tv", f"{_TRM}, version 3", parameter="delta_W"),
     _one("SER", "ser", _TRM, parameter="delta_SER"),
     *(
-        _one(f"seq_{aggregate}_{term}", f"{aggregate} {term}", _VERL)
+        _one(f"seq_{aggregate}_{term}", f"{aggregate} clamped_{term}", _VERL)
         for aggregate, term in (
             ("max", "k2"),
             ("max", "k3"),
@@ -125,30 +133,30 @@ _ALL = (
             f"seq_{aggregate}_k1",
             ("lower", "upper"),
             (math.nan,),
-            _bounds_on_k1(f"{aggregate} k1"),
+            _bounds_on_k1(f"{aggregate} clamped_k1"),
             _QUIRK,
         )
         for aggregate in ("mean", "sum")
     ),
+    Preset("token_k1", ("lower", "upper"), (math.nan,), _bounds_on_k1("token clamped_k1"), _QUIRK),
+    _one("token_k2", "token clamped_k2", _VERL),
+    _one("token_k3", "token clamped_k3", _VERL),
     Preset(
-        "sequence_mask",
-        ("cap",),
-        (3.0,),
-        _at_most("product ratio"),
-        "TRL vllm_importance_sampling_mode, with its cap",
+        "sequence_mask", ("clip_max", "clip_min"), (3.0, -math.inf), _clipped("product ratio"), _TRL
     ),
+    Preset("token_mask", ("clip_max", "clip_min"), (3.0, -math.inf), _clipped("token ratio"), _TRL),
     Preset(
         "IcePop",
         ("low", "high"),
         (0.5, 5.0),
-        _between("min ratio", "max ratio"),
-        "IcePop masks single tokens; assumed here: a sequence is kept if it would mask none",
+        _between("token ratio"),
+        "IcePop; verl has it as rollout_is_threshold 'low_high'",
     ),
     Preset(
         "geometric",
         ("low", "high"),
         (0.999, 1.001),
-        _between("geomean ratio", "geomean ratio"),
+        _between("geomean ratio"),
         "verl's former geometric level, NeMo-RL's seq-mask-tis: the geometric mean of rho",
     ),
 )

@@ -1,4 +1,4 @@
-"""Masking rules: conditions on statistics of a sequence, joined by and, or, not."""
+"""Masking rules: conditions on statistics of a sequence or a token, joined by and, or, not."""
 
 from __future__ import annotations
 
@@ -15,33 +15,50 @@ __all__ = ["And", "Interval", "Not", "Or", "Rule"]
 
 Columns = Mapping[str, NDArray[Any]]
 
+_SINGLE = "token "
+
 
 class Rule(ABC):
-    """What accepts a sequence, or does not. ``str(rule)`` is text that parses to the same rule."""
+    """What accepts a sequence, or keeps a token. Its text, ``str(rule)``, parses to the same rule.
+
+    A rule with a condition on tokens (``token k2 <= 0.05``) says of every token whether it is
+    kept; its conditions on sequences hold for all tokens of a sequence or for none.
+    """
 
     @property
     @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names of all that it compares, each once, in order."""
+
+    @property
     def statistics(self) -> tuple[str, ...]:
-        """Names of the statistics it compares, each once, in order."""
+        """Those of :attr:`names` that are statistics of a sequence."""
+        return tuple(name for name in self.names if not name.startswith(_SINGLE))
+
+    @property
+    def token_statistics(self) -> tuple[str, ...]:
+        """Those of :attr:`names` that are terms of a token; none for a rule on sequences."""
+        return tuple(name for name in self.names if name.startswith(_SINGLE))
 
     @abstractmethod
     def accept(self, columns: Columns) -> NDArray[np.bool_]:
-        """Say of every sequence whether it is accepted.
+        """Say of every sequence, or of every token, whether it is accepted.
 
         Parameters
         ----------
         columns : mapping of str to ndarray
-            The statistics, one entry per sequence.
+            By name, one entry per sequence; for a rule on tokens one entry per token, statistics
+            of a sequence repeated.
         """
 
     @abstractmethod
     def caps(self) -> dict[str, float]:
-        """Upper limits that every accepted sequence keeps."""
+        """Upper limits that all that is accepted keeps."""
 
 
 @dataclass(frozen=True)
 class Interval(Rule):
-    """A statistic lies in an interval.
+    """A statistic of a sequence, or a term of a token, lies in an interval.
 
     Parameters
     ----------
@@ -60,19 +77,19 @@ class Interval(Rule):
     high_open: bool = False
 
     @property
-    def statistics(self) -> tuple[str, ...]:
-        """Names of the statistics it compares, each once, in order."""
+    def names(self) -> tuple[str, ...]:
+        """Names of all that it compares, each once, in order."""
         return (self.statistic,)
 
     def accept(self, columns: Columns) -> NDArray[np.bool_]:
-        """Say of every sequence whether it is accepted."""
+        """Say of every sequence, or of every token, whether it is accepted."""
         values = columns[self.statistic]
         above = values > self.low if self.low_open else values >= self.low
         below = values < self.high if self.high_open else values <= self.high
         return np.asarray(above & below, dtype=bool)
 
     def caps(self) -> dict[str, float]:
-        """Upper limits that every accepted sequence keeps."""
+        """Upper limits that all that is accepted keeps."""
         return {self.statistic: self.high} if math.isfinite(self.high) else {}
 
     def __str__(self) -> str:
@@ -91,9 +108,9 @@ class _Several(Rule):
     parts: tuple[Rule, ...]
 
     @property
-    def statistics(self) -> tuple[str, ...]:
-        """Names of the statistics it compares, each once, in order."""
-        return tuple(dict.fromkeys(name for part in self.parts for name in part.statistics))
+    def names(self) -> tuple[str, ...]:
+        """Names of all that it compares, each once, in order."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.names))
 
     def _join(self, word: str) -> str:
         return f" {word} ".join(
@@ -106,11 +123,11 @@ class And(_Several):
     """Every part accepts."""
 
     def accept(self, columns: Columns) -> NDArray[np.bool_]:
-        """Say of every sequence whether it is accepted."""
+        """Say of every sequence, or of every token, whether it is accepted."""
         return np.asarray(np.all([part.accept(columns) for part in self.parts], axis=0))
 
     def caps(self) -> dict[str, float]:
-        """Upper limits that every accepted sequence keeps."""
+        """Upper limits that all that is accepted keeps."""
         out: dict[str, float] = {}
         for part in self.parts:
             for name, cap in part.caps().items():
@@ -126,11 +143,11 @@ class Or(_Several):
     """Some part accepts."""
 
     def accept(self, columns: Columns) -> NDArray[np.bool_]:
-        """Say of every sequence whether it is accepted."""
+        """Say of every sequence, or of every token, whether it is accepted."""
         return np.asarray(np.any([part.accept(columns) for part in self.parts], axis=0))
 
     def caps(self) -> dict[str, float]:
-        """Upper limits that every accepted sequence keeps: those that every part has."""
+        """Upper limits that all that is accepted keeps: those that every part has."""
         first, *rest = (part.caps() for part in self.parts)
         common = set(first).intersection(*rest)
         return {name: max(caps[name] for caps in (first, *rest)) for name in common}
@@ -146,12 +163,12 @@ class Not(Rule):
     part: Rule
 
     @property
-    def statistics(self) -> tuple[str, ...]:
-        """Names of the statistics it compares, each once, in order."""
-        return self.part.statistics
+    def names(self) -> tuple[str, ...]:
+        """Names of all that it compares, each once, in order."""
+        return self.part.names
 
     def accept(self, columns: Columns) -> NDArray[np.bool_]:
-        """Say of every sequence whether it is accepted."""
+        """Say of every sequence, or of every token, whether it is accepted."""
         return ~self.part.accept(columns)
 
     def caps(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Statistics of a sequence that masking rules compare with a number."""
+"""Statistics of a sequence, or of a token, that masking rules compare with a number."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.masking.length_neutral import length_neutral_score, length_neutral_weights
+from trbounds.masking.terms import CLAMP, TERMS, power
+from trbounds.masking.token_pass import blocks_of
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.summary import TraceSummary
-from trbounds.traces.token_terms import k3_of
 
 __all__ = [
     "STATISTICS",
+    "TOKEN_STATISTICS",
     "Statistic",
     "compute_statistics",
     "get_statistic",
@@ -28,12 +30,10 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-_BLOCK_TOKENS = 131_072
-
 
 @dataclass(frozen=True)
 class Statistic:
-    """One number per sequence.
+    """One number per sequence, or per token.
 
     Parameters
     ----------
@@ -44,9 +44,11 @@ class Statistic:
     needs : tuple of str
         Optional trace fields it needs.
     column : callable or None
-        From the table of a summary; None where the tokens are needed.
+        From the table of a summary, for clamped terms if nothing exceeds the clamp; None where
+        the tokens are needed.
     aggregate, term : str
-        How the tokens make it; both empty for LN-TRM.
+        How the tokens make it; both empty where it is no aggregate of a term. The aggregate
+        "token" leaves one number per token.
     """
 
     name: str
@@ -56,18 +58,6 @@ class Statistic:
     aggregate: str = ""
     term: str = ""
 
-
-#: Terms of a token; the empty sum, and the empty maximum, is 0 (1 for a ratio).
-_TERMS: dict[str, tuple[str, Callable[[TraceBatch], Floats]]] = {
-    "k1": ("-log rho", lambda batch: -batch.log_ratio),
-    "k2": ("(log rho)^2/2", lambda batch: 0.5 * batch.log_ratio**2),
-    "k3": ("rho - 1 - log rho", lambda batch: k3_of(batch.log_ratio, batch.ratio_minus_one)),
-    "|rho-1|": ("|rho - 1|", lambda batch: np.abs(batch.ratio_minus_one)),
-    "(rho-1)^2": ("(rho - 1)^2", lambda batch: batch.ratio_minus_one**2),
-    "kl": ("logged kl", lambda batch: _logged(batch, "kl")),
-    "tv": ("logged tv", lambda batch: _logged(batch, "tv")),
-    "chi2": ("logged chi2", lambda batch: _logged(batch, "chi2")),
-}
 
 #: Columns of the table that hold a sum over the tokens, and their sign.
 _SUMS = {
@@ -81,13 +71,6 @@ _SUMS = {
 }
 # Single precision, and compared as such: a threshold equal to a logged value accepts it.
 _MAXIMA = {"k2": "k2_max", "kl": "kl_max"}
-
-
-def _logged(batch: TraceBatch, name: str) -> Floats:
-    values = getattr(batch, name)
-    if values is None:
-        raise InputError("not logged", file=batch.file, field=name)
-    return np.asarray(values, dtype=np.float64)
 
 
 def _sum(name: str) -> Callable[[SequenceTable], Floats]:
@@ -106,40 +89,41 @@ def _maximum(name: str) -> Callable[[SequenceTable], NDArray[Any]]:
     return lambda table: table[column]
 
 
-def _power(values: Floats) -> Floats:
-    # A ratio beyond float64 is above every threshold.
-    with np.errstate(over="ignore"):
-        return np.asarray(np.exp(values), dtype=np.float64)
+def _of_terms() -> list[Statistic]:
+    found = []
+    for term, parts in TERMS.items():
+        # Clamping changes no column where nothing exceeds the clamp.
+        plain = parts.clamped or term
+        largest = _maximum(plain) if plain in _MAXIMA else None
+        mean, total = (_mean(plain), _sum(plain)) if plain in _SUMS else (None, None)
+        kinds: list[tuple[str, str, Any]] = [("max", "largest", largest)]
+        if term in ("k1", "ratio"):
+            kinds.append(("min", "smallest", None))
+        if term != "ratio":
+            kinds += [("mean", "mean", mean), ("sum", "sum of", total)]
+        found += [
+            Statistic(
+                f"{aggregate} {term}", f"{word} {parts.title}", parts.needs, column, aggregate, term
+            )
+            for aggregate, word, column in kinds
+        ]
+    return found
 
 
 def _all() -> dict[str, Statistic]:
-    found = []
-    for term, (title, _) in _TERMS.items():
-        needs = (term,) if term in ("kl", "tv", "chi2") else ()
-        largest = _maximum(term) if term in _MAXIMA else None
-        mean, total = (_mean(term), _sum(term)) if term in _SUMS else (None, None)
-        for aggregate, word, column in (
-            ("max", "largest", largest),
-            ("mean", "mean", mean),
-            ("sum", "sum of", total),
-        ):
-            name = f"{aggregate} {term}"
-            found.append(Statistic(name, f"{word} {title}", needs, column, aggregate, term))
-    found += [
-        Statistic("min k1", "smallest -log rho", (), None, "min", "k1"),
-        Statistic("max ratio", "largest token ratio rho", (), None, "max", "ratio"),
-        Statistic("min ratio", "smallest token ratio rho", (), None, "min", "ratio"),
+    found = [
+        *_of_terms(),
         Statistic(
             "product ratio",
             "product of the ratios, the sequence weight W",
             (),
-            lambda table: _power(table["log_weight"]),
+            lambda table: power(table["log_weight"]),
         ),
         Statistic(
             "geomean ratio",
             "geometric mean of the ratios",
             (),
-            lambda table: _power(table["log_weight"] / np.maximum(table["length"], 1)),
+            lambda table: power(table["log_weight"] / np.maximum(table["length"], 1)),
         ),
         Statistic("ser", "mean |rho - 1| (SER)", (), _mean("|rho-1|")),
         Statistic("ln_trm", "mean of |rho - 1| weighted by min(1, sqrt((T-t) kl_max/2))", (), None),
@@ -154,7 +138,15 @@ def _all() -> dict[str, Statistic]:
 
 
 STATISTICS: Mapping[str, Statistic] = MappingProxyType(_all())
-"""Every statistic by name."""
+"""Every statistic of a sequence by name."""
+
+TOKEN_STATISTICS: Mapping[str, Statistic] = MappingProxyType(
+    {
+        f"token {term}": Statistic(f"token {term}", parts.title, parts.needs, None, "token", term)
+        for term, parts in TERMS.items()
+    }
+)
+"""Every term of a single token, by the name that rules on tokens give it."""
 
 
 def get_statistic(name: str) -> Statistic:
@@ -170,9 +162,24 @@ def get_statistic(name: str) -> Statistic:
     return STATISTICS[name]
 
 
-def needs_tokens(names: Iterable[str]) -> bool:
-    """Whether some statistic is not in the table of a summary."""
-    return any(get_statistic(name).column is None for name in names)
+def needs_tokens(names: Iterable[str], summary: TraceSummary | None = None) -> bool:
+    """Whether some statistic is not in the table of a summary.
+
+    Clamped ones are, unless a log-ratio of the trace exceeds the clamp; without a summary it is
+    taken that none does.
+    """
+    return any(
+        name in TOKEN_STATISTICS or not _in_table(get_statistic(name), summary) for name in names
+    )
+
+
+def _in_table(statistic: Statistic, summary: TraceSummary | None) -> bool:
+    if statistic.column is None:
+        return False
+    if summary is None or not (statistic.term and TERMS[statistic.term].clamped):
+        return True
+    largest = summary.extremes.get("abs_log_ratio_max")
+    return largest is None or largest.value <= CLAMP
 
 
 def weights_of(name: str) -> str:
@@ -224,7 +231,7 @@ def compute_statistics(
     out = {
         name: statistic.column(table)
         for name, statistic in ((name, STATISTICS[name]) for name in wanted)
-        if statistic.column is not None
+        if statistic.column is not None and _in_table(statistic, summary)
     }
     rest = [name for name in wanted if name not in out]
     if rest:
@@ -261,26 +268,12 @@ def _from_tokens(
     batches: Iterable[TraceBatch],
     weights: Mapping[str, Floats],
 ) -> dict[str, NDArray[Any]]:
-    places: list[tuple[str, NDArray[np.int64]]] = []
-    parts: list[dict[str, Floats]] = []
-    for whole in batches:
-        for block in whole.slices(_BLOCK_TOKENS):
-            batch = block.counted()
-            places.append((batch.file, batch.record_numbers))
-            parts.append(_of_block(batch, names, weights))
-    index = {file: number for number, file in enumerate(summary.files)}
-    if any(file not in index for file, _ in places):
-        raise InputError("found other files than in the summary: the trace changed")
-    file_of = np.concatenate([np.full(r.size, index[file]) for file, r in places])
-    record = np.concatenate([r for _, r in places])
-    order = np.lexsort((record, file_of))
-    table = summary.sequences
-    if not (
-        np.array_equal(file_of[order], table["file"])
-        and np.array_equal(record[order], table["record"])
-    ):
-        raise InputError("found other sequences than in the summary: the trace changed")
-    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+    columns = [*names, *(weights_of(name) for name in weights)]
+    out: dict[str, NDArray[Any]] = {name: np.empty(summary.n_sequences) for name in columns}
+    for batch, _, rows in blocks_of(summary, batches):
+        for name, values in _of_block(batch, names, weights).items():
+            out[name][rows] = values
+    return out
 
 
 def _of_block(
@@ -293,23 +286,17 @@ def _of_block(
         if name in weights:
             out[name], out[weights_of(name)] = length_neutral_score(batch, weights[name])
             continue
-        # The ratio falls as k1 = -log rho rises: its largest is that of the smallest k1.
-        ratio = statistic.term == "ratio"
-        term = "k1" if ratio else statistic.term
+        term = statistic.term
         if term not in terms:
-            terms[term] = _TERMS[term][1](batch)
-        if ratio:
-            opposite = "min" if statistic.aggregate == "max" else "max"
-            out[name] = _power(-_reduce(batch, terms[term], opposite))
-        else:
-            out[name] = _reduce(batch, terms[term], statistic.aggregate)
+            terms[term] = TERMS[term].of(batch)
+        out[name] = _reduce(batch, terms[term], statistic.aggregate, TERMS[term].empty)
     return out
 
 
-def _reduce(batch: TraceBatch, values: Floats, aggregate: str) -> Floats:
+def _reduce(batch: TraceBatch, values: Floats, aggregate: str, empty: float) -> Floats:
     if aggregate == "max":
-        return np.asarray(batch.segment_max(values), dtype=np.float64)
+        return np.asarray(batch.segment_max(values, empty=empty), dtype=np.float64)
     if aggregate == "min":
-        return np.asarray(-batch.segment_max(-values), dtype=np.float64)
+        return np.asarray(-batch.segment_max(-values, empty=-empty), dtype=np.float64)
     total = np.asarray(batch.segment_sum(values), dtype=np.float64)
     return total if aggregate == "sum" else total / np.maximum(batch.lengths, 1)

@@ -1,26 +1,38 @@
-"""Apply masking rules to logged traces: what they accept, at which lengths, and what is left."""
+"""Apply masking rules to logged traces: what they keep, at which lengths, and what is left."""
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trbounds.errors import InputError
-from trbounds_cli.masks import KlMax, TvMax, check_tokens, length_rows, statistics_of
+from trbounds_cli.masks import (
+    LENGTH_COLUMNS,
+    KlMax,
+    TvMax,
+    check_tokens,
+    length_rows,
+    percent,
+    statistics_of,
+)
 from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from trbounds.masking import Bin, Guarantee, MaskEffect
-    from trbounds.traces import TraceSummary
+    from trbounds.traces import TraceBatch, TraceSummary
 
 RuleOption = Annotated[
     list[str] | None,
     typer.Option(
         "--rule",
         metavar="RULE",
-        help="What accepts a sequence, as in 'max k2 <= 0.05 and mean k3 <= 0.001'. See --list.",
+        help="What accepts a sequence, as in 'max k2 <= 0.05 and mean k3 <= 0.001', or keeps a "
+        "token, as in 'token k2 <= 0.05'. See --list.",
     ),
 ]
 
@@ -33,7 +45,7 @@ def command(
     ] = False,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write who is accepted; .parquet."),
+        typer.Option("--output", "-o", metavar="FILE", help="Write what is kept; .parquet."),
     ] = None,
     show_rules: Annotated[
         bool, typer.Option("--list", help="List statistics and named rules.")
@@ -48,19 +60,23 @@ def command(
     on_error: OnError = "fail",
     json: AsJson = False,
 ) -> None:
-    """Accept or mask whole sequences by a rule, and show what that does.
+    """Mask whole sequences, or single tokens, by a rule, and show what that does.
 
     Share accepted, overall and by length, reward and step; the masked surrogate (divided by the
     batch size); and what the rule proves of the error. Rules compare statistics with numbers and
     join with and, or, not; papers' and frameworks' rules go by their names.
 
+    A rule that says "token" decides on every token, and what it says of sequences goes for all
+    their tokens. A sequence counts as accepted if no token of it is masked. Such a rule proves
+    nothing of the error.
+
     Example: `trbounds mask --example --rule "max k2 <= 0.05 and mean k3 <= 0.001" -o masks.parquet`
 
-    Example: `trbounds mask run.parquet --compare --rule "TRM-Max(0.05)" --rule geometric`
+    Example: `trbounds mask run.parquet --compare --rule "TRM-Max(0.05)" --rule IcePop`
     """
     from trbounds.masking import compare as compare_rules
-    from trbounds.masking import parse_rule
-    from trbounds_cli.tracing import read_summary
+    from trbounds.masking import keep_tokens, parse_rule
+    from trbounds_cli.tracing import read_batches, read_summary
 
     if show_rules:
         _list(as_json=json)
@@ -71,7 +87,8 @@ def command(
         raise InputError("found several: join them by 'and', or give --compare", field="--rule")
     parsed = [parse_rule(text) for text in rules]
     names = [name for rule in parsed for name in rule.statistics]
-    check_tokens(names, traces)
+    on_tokens = [rule for rule in parsed if rule.token_statistics]
+    check_tokens([name for rule in parsed for name in rule.names], traces)
     reading: dict[str, Any] = {"form": form, "reward_range": reward_range, "on_error": on_error}
     summary = read_summary(traces, example=example, **reading)
     statistics = statistics_of(
@@ -83,11 +100,16 @@ def command(
         example=example,
         **reading,
     )
-    effects = compare_rules(summary, parsed, statistics)
+
+    def tokens() -> Iterator[TraceBatch]:
+        return read_batches(traces, example=example, quiet=True, **reading)
+
+    kept = keep_tokens(summary, on_tokens, tokens(), statistics) if on_tokens else None
+    effects = compare_rules(summary, parsed, statistics, kept)
     if output is not None:
         from trbounds.masking.output import write_masks
 
-        write_masks(output, summary, effects, statistics)
+        write_masks(output, summary, effects, statistics, tokens() if on_tokens else None)
     best = _best(summary)
     if json:
         documents = [effect.to_dict() for effect in effects]
@@ -113,14 +135,14 @@ def _best(summary: TraceSummary) -> dict[str, Any] | None:
 
 
 def _list(*, as_json: bool) -> None:
-    from trbounds.masking import PRESETS, STATISTICS
+    from trbounds.masking import PRESETS, STATISTICS, TOKEN_STATISTICS
 
+    both = [*STATISTICS.values(), *TOKEN_STATISTICS.values()]
     if as_json:
         print_json(
             {
                 "statistics": [
-                    {"name": s.name, "meaning": s.title, "needs": list(s.needs)}
-                    for s in STATISTICS.values()
+                    {"name": s.name, "meaning": s.title, "needs": list(s.needs)} for s in both
                 ],
                 "rules": [
                     {"name": p.name, "parameters": list(p.parameters), "source": p.source}
@@ -130,9 +152,9 @@ def _list(*, as_json: bool) -> None:
         )
         return
     print_table(
-        "Statistics of a sequence, to compare with numbers by <=, <, >=, >",
+        "Statistics of a sequence, or of a single token, to compare with numbers by <=, <, >=, >",
         ["statistic", "meaning", "needs"],
-        [[s.name, s.title, ", ".join(s.needs) or "-"] for s in STATISTICS.values()],
+        [[s.name, s.title, ", ".join(s.needs) or "-"] for s in both],
     )
     print_table(
         "Named rules; numbers in brackets have defaults",
@@ -145,7 +167,7 @@ def _usage(name: str, parameters: tuple[str, ...], defaults: tuple[float, ...]) 
     required = len(parameters) - len(defaults)
     given = [
         f"{parameter} = {defaults[i - required]:g}"
-        if i >= required and defaults[i - required] == defaults[i - required]
+        if i >= required and isfinite(defaults[i - required])
         else parameter
         for i, parameter in enumerate(parameters)
     ]
@@ -153,11 +175,12 @@ def _usage(name: str, parameters: tuple[str, ...], defaults: tuple[float, ...]) 
 
 
 def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
-    accepted = effect.accepted
+    accepted, kept = effect.accepted, effect.kept_token_share
     notes = [
         f"accepted: {accepted.share.value:.2%} of {effect.accept.size} sequences, s.e. "
         f"{accepted.share.error:.2%}, limits {accepted.limits.lower:.1%} and "
-        f"{accepted.limits.upper:.1%}; {effect.accepted_token_share:.2%} of their tokens",
+        f"{accepted.limits.upper:.1%}" + "; no token of them is masked" * effect.on_tokens,
+        f"tokens kept: {kept.value:.2%}, s.e. {kept.error:.2%}",
         f"expected: (1-p)^T with p = {number(effect.token_exclusion)} for every token alike",
         f"PPL gap: {number(effect.ppl_gap)} nats of all, {number(effect.accepted_ppl_gap)} of "
         "accepted sequences",
@@ -170,6 +193,8 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
             notes.append(f"{title} = {number(estimate.value)}, s.e. {number(estimate.error)}")
     if best is not None:
         notes.append(f"without a mask: |Error| <= {number(best['value'])} ({best['bound']})")
+    if effect.on_tokens:
+        notes.append(_ON_TOKENS)
     if effect.guarantee is not None:
         notes.append(_guarantee(effect.guarantee))
     if effect.length_neutral is not None:
@@ -182,7 +207,7 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
         )
     print_table(
         f"Mask by {effect.rule}",
-        ["length", "sequences>", "accepted>", "s.e.>", "expected>"],
+        LENGTH_COLUMNS,
         length_rows(effect.by_length),
     )
     for title in ("reward", "step"):
@@ -190,19 +215,26 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
         if len(bins) > 1:
             print_table(
                 f"By {title}",
-                [f"{title}>", "sequences>", "accepted>", "s.e.>"],
+                [f"{title}>", "sequences>", "accepted>", "s.e.>", "tokens kept>"],
                 [
                     [
                         _span(part),
                         str(part.n_sequences),
                         f"{part.share.value:.1%}",
                         f"{part.share.error:.1%}",
+                        percent(part.kept.value),
                     ]
                     for part in bins
                 ],
             )
     for note in notes:
         typer.echo(note)
+
+
+_ON_TOKENS = (
+    "a rule on tokens proves nothing of the error: it takes terms out of the surrogate, and the two "
+    "policies stay as far apart as they are"
+)
 
 
 def _guarantee(found: Guarantee) -> str:
@@ -227,7 +259,8 @@ def _show_comparison(effects: list[MaskEffect], best: dict[str, Any] | None) -> 
                 f"{name}",
                 f"{effect.accepted.share.value:.1%}",
                 f"{effect.accepted.share.error:.1%}",
-                f"{effect.accepted_token_share:.1%}",
+                percent(effect.kept_token_share.value),
+                f"{effect.kept_token_share.error:.1%}",
                 number(None if surrogate is None else surrogate.value),
                 number(None if surrogate is None else surrogate.error),
                 "-" if proved is None else number(proved.value) + " *" * proved.plug_in,
@@ -241,31 +274,38 @@ def _show_comparison(effects: list[MaskEffect], best: dict[str, Any] | None) -> 
     ]
     if best is not None:
         notes.append(f"without a mask: |Error| <= {number(best['value'])} ({best['bound']})")
-    columns = ["rule>", "accepted>", "s.e.>", "of tokens>", "surrogate>", "s.e.>", "bound>"]
-    print_table("Masking rules", [*columns, "LN-TRM>"], rows, notes)
+    if any(effect.on_tokens for effect in effects):
+        notes.append(f"accepted: of which no token is masked; {_ON_TOKENS}")
+    columns = ["rule>", "accepted>", "s.e.>", "tokens kept>", "s.e.>", "surrogate>", "s.e.>"]
+    print_table("Masking rules", [*columns, "bound>", "LN-TRM>"], rows, notes)
     for title in ("length", "reward", "step"):
         bins = [getattr(effect, f"by_{title}") for effect in effects]
         if len(bins[0]) > 1:
-            _show_bins(title, bins)
+            expected = ", in brackets expected: (1-p)^T" if title == "length" else ""
+            _show_bins(f"Accepted by {title}{expected}", title, bins, _accepted)
+            if any(effect.on_tokens for effect in effects):
+                _show_bins(f"Tokens kept by {title}", title, bins, _kept)
 
 
-def _show_bins(title: str, bins: list[tuple[Bin, ...]]) -> None:
-    """Show what every rule accepts of each bin, and what (1-p)^T expects where it is known."""
+def _accepted(part: Bin) -> str:
+    expected = "" if part.expected is None else f" ({part.expected:.1%})"
+    return f"{part.share.value:.1%}{expected}"
+
+
+def _kept(part: Bin) -> str:
+    return percent(part.kept.value)
+
+
+def _show_bins(
+    heading: str, title: str, bins: list[tuple[Bin, ...]], cell: Callable[[Bin], str]
+) -> None:
+    """Show one number of each bin for every rule."""
     rows = [
-        [
-            _span(same[0]),
-            str(same[0].n_sequences),
-            *(
-                f"{part.share.value:.1%}"
-                + ("" if part.expected is None else f" ({part.expected:.1%})")
-                for part in same
-            ),
-        ]
+        [_span(same[0]), str(same[0].n_sequences), *map(cell, same)]
         for same in zip(*bins, strict=True)
     ]
-    expected = ", in brackets expected: (1-p)^T" if title == "length" else ""
     rules = [f"{name}>" for name in range(1, len(bins) + 1)]
-    print_table(f"Accepted by {title}{expected}", [f"{title}>", "sequences>", *rules], rows)
+    print_table(heading, [f"{title}>", "sequences>", *rules], rows)
 
 
 def _span(part: Bin) -> str:

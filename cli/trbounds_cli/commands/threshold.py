@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trbounds.errors import InputError
-from trbounds_cli.masks import KlMax, TvMax, check_tokens, length_rows, statistics_of
+from trbounds_cli.masks import (
+    LENGTH_COLUMNS,
+    KlMax,
+    TvMax,
+    check_tokens,
+    length_rows,
+    statistics_of,
+)
 from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import number, print_json, print_table
 
@@ -97,7 +104,7 @@ def _show(found: Threshold) -> None:
     accepted = effect.accepted.share
     notes = [
         f"accepted: {accepted.value:.2%} of the sequences, s.e. {accepted.error:.2%}, "
-        f"{effect.accepted_token_share:.2%} of their tokens; {shortest.share.value:.1%} of the "
+        f"{effect.kept_token_share.value:.2%} of the tokens; {shortest.share.value:.1%} of the "
         f"shortest, {longest.share.value:.1%} of the longest",
     ]
     if effect.surrogate is not None and effect.unmasked_surrogate is not None:
@@ -119,7 +126,7 @@ def _show(found: Threshold) -> None:
         )
     print_table(
         f"{found.statistic} <= {number(found.value)}" + _interval(found),
-        ["length", "sequences>", "accepted>", "s.e.>", "expected>"],
+        LENGTH_COLUMNS,
         length_rows(effect.by_length),
         notes,
     )
