@@ -1,12 +1,16 @@
 """Feed damaged files to every reader, for as long as asked; report what is not a clear error.
 
     python benchmarks/fuzz_readers.py --seconds 600
+    python benchmarks/fuzz_readers.py --seconds 600 --engine atheris
 
 Good files of every format are mutated: bits, bytes and slices, numbers of special value, JSON
 tokens, slices of other formats. Each file is read, twice (stopping and skipping), summarised and
 searched for findings. Fine is a result or an InputError. A process that dies, another exception,
-20 seconds without an answer or 3 GiB of address space beyond the start are failures; the file is
-kept in --keep.
+code that is run or a name that is looked up, 20 seconds without an answer or 3 GiB of address
+space beyond the start are failures; the file is kept in --keep.
+
+With ``--engine atheris`` (``pip install atheris``) the mutations follow the branches that they
+reach in trbounds, one reader after the other; see ``fuzz_coverage.py``.
 """
 
 from __future__ import annotations
@@ -18,16 +22,20 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import signal
 import struct
+import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import traceback
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +55,27 @@ TOKENS = [
 ]  # fmt: skip
 
 
-def seeds(folder: Path) -> dict[str, tuple[str, bytes]]:
+EXECUTION = {
+    "compile", "ctypes.dlopen", "exec", "os.exec", "os.posix_spawn", "os.spawn", "os.system",
+    "pickle.find_class", "socket.connect", "subprocess.Popen",
+}  # fmt: skip
+executed: list[str] = []
+
+
+def watch_execution() -> None:
+    """Note from here on, in ``executed``, whatever runs code that is not installed here."""
+    installed = (str(ROOT), sysconfig.get_paths()["stdlib"], *sys.path[1:], "<frozen ")
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        # A module that is imported for the first time is no concern of the file's.
+        place = str(getattr(arguments[0], "co_filename", arguments[-1])) if arguments else ""
+        if event in EXECUTION and not place.startswith(installed):
+            executed.append(f"{event} {arguments}"[:500])
+
+    sys.addaudithook(watch)
+
+
+def seeds(folder: Path, rows: int = 6, tokens: int = 40) -> dict[str, tuple[str, bytes]]:
     """Return good files: name to suffix and bytes."""
     path = ROOT / "tests" / "traces" / "conftest.py"
     spec = importlib.util.spec_from_file_location("torch_writer", path)
@@ -56,14 +84,12 @@ def seeds(folder: Path) -> dict[str, tuple[str, bytes]]:
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
     batch = next(iter(open_trace(example_path())))
-    rows = [
-        range(int(a), int(b)) for a, b in zip(batch.offsets[:6], batch.offsets[1:7], strict=True)
-    ]
+    starts = batch.offsets[:rows].tolist()
     out: dict[str, tuple[str, bytes]] = {}
     canonical, nemo, prime, samples = [], [], [], []
-    for i, row in enumerate(rows):
-        x = batch.rollout_logprobs[row.start : row.stop][:40].tolist()
-        y = batch.train_logprobs[row.start : row.stop][:40].tolist()
+    for i, start in enumerate(starts):
+        row = slice(start, min(start + tokens, int(batch.offsets[i + 1])))
+        x, y = batch.rollout_logprobs[row].tolist(), batch.train_logprobs[row].tolist()
         n = len(x)
         canonical.append(
             {
@@ -181,7 +207,7 @@ def mutate_member(data: bytes, others: list[bytes], source: random.Random) -> by
     return out.getvalue()
 
 
-def read(path: Path, outcomes: Counter[str], name: str) -> None:
+def read(path: Path, outcomes: Counter[str], name: str, format: str | None = None) -> None:
     """Read one file in every way."""
     for on_error in ("fail", "skip"):
         summary = TraceSummary()
@@ -190,17 +216,21 @@ def read(path: Path, outcomes: Counter[str], name: str) -> None:
                 summary = TraceSummary.load(path)
                 _ = summary.sequences
             else:
-                batches = open_trace(path, on_error=on_error, on_skip=summary.record_skip)
-                for batch in batches:
+                for batch in open_trace(
+                    path, format, on_error=on_error, on_skip=summary.record_skip
+                ):
                     summary = summary.merge(TraceSummary.of(batch))
             findings(summary)
             outcomes[f"{name} read"] += 1
         except InputError:
             outcomes[f"{name} refused"] += 1
+    if executed:
+        raise AssertionError(f"the file made this process do: {executed}")
 
 
 def work(seed: int, good: dict[str, tuple[str, bytes]], folder: Path) -> None:
     """Read PER_PROCESS damaged files; leave the one under way on disk."""
+    watch_execution()
     source = random.Random(seed)
     outcomes: Counter[str] = Counter()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -226,13 +256,8 @@ def work(seed: int, good: dict[str, tuple[str, bytes]], folder: Path) -> None:
     os._exit(0)
 
 
-def main() -> int:
-    """Run for the time asked; return 1 if anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "fuzz_failures")
-    options = parser.parse_args()
+def fuzz_at_random(options: argparse.Namespace) -> int:
+    """Mutate blindly, in processes of PER_PROCESS files; return the number of failures."""
     total: Counter[str] = Counter()
     failures, seed, peak = 0, options.seed, 0
     end = time.monotonic() + options.seconds
@@ -257,7 +282,6 @@ def main() -> int:
                 peak = max(peak, found["peak"])
                 continue
             failures += 1
-            options.keep.mkdir(exist_ok=True)
             current = folder / (folder / "current").read_text()
             kept = options.keep / f"{seed}{''.join(current.suffixes)}"
             kept.write_bytes(current.read_bytes())
@@ -267,7 +291,54 @@ def main() -> int:
     for key in sorted(total):
         sys.stdout.write(f"{key:20} {total[key]:8}\n")
     sys.stdout.write(f"{total.total()} reads, {failures} failures, peak {peak >> 10} MiB\n")
-    return int(failures > 0)
+    return failures
+
+
+def fuzz_by_coverage(options: argparse.Namespace) -> int:
+    """Fuzz each target for its share of the time; return the number of failures."""
+    if importlib.util.find_spec("atheris") is None:
+        sys.exit("--engine atheris needs atheris: pip install atheris")
+    worker = [sys.executable, str(Path(__file__).with_name("fuzz_coverage.py"))]
+    targets = subprocess.run([*worker, "--list"], capture_output=True, text=True, check=True)
+    names = targets.stdout.split()
+    failures = executions = peak = 0
+    columns = ("executions", "read", "refused", "coverage", "features", "corpus", "failures")
+    sys.stdout.write(f"{'target':16}" + "".join(f"{name:>12}" for name in columns) + "\n")
+    for name in names:
+        row: Counter[str] = Counter()
+        with tempfile.TemporaryDirectory() as folder:
+            end = time.monotonic() + options.seconds / len(names)
+            while (left := int(end - time.monotonic())) > 0:
+                given = [name, folder, str(left), str(options.seed + row["failures"])]
+                done = subprocess.run(
+                    [*worker, *given, "--keep", str(options.keep)], capture_output=True, text=True
+                )
+                found = json.loads((Path(folder) / "outcomes").read_text())
+                peak = max(peak, found.pop("peak"))
+                row.update(found)
+                for counters in re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stderr)[-1:]:
+                    row |= Counter(dict(zip(columns[3:6], map(int, counters), strict=True)))
+                if done.returncode:
+                    row["failures"] += 1
+                    detail = done.stdout[-3000:] + done.stderr[-3000:]
+                    sys.stdout.write(f"FAILED, {name}\n{detail}\n")
+        sys.stdout.write(f"{name:16}" + "".join(f"{row[key]:12}" for key in columns) + "\n")
+        failures, executions = failures + row["failures"], executions + row["executions"]
+    sys.stdout.write(f"{executions} files, {failures} failures, peak {peak >> 10} MiB\n")
+    return failures
+
+
+def main() -> int:
+    """Run for the time asked; return 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--engine", choices=("random", "atheris"), default="random")
+    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "fuzz_failures")
+    options = parser.parse_args()
+    options.keep.mkdir(parents=True, exist_ok=True)
+    engine = fuzz_by_coverage if options.engine == "atheris" else fuzz_at_random
+    return int(engine(options) > 0)
 
 
 if __name__ == "__main__":
