@@ -6,7 +6,7 @@ import pytest
 
 from trbounds.errors import InputError
 from trbounds.traces import json_lines, open_trace
-from trbounds.traces.json_lines import decoded_lines
+from trbounds.traces.json_lines import batches_of_lines, leading_records
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
@@ -26,14 +26,22 @@ LINES = [
 ]
 
 
+def decoded(path, options):
+    """Pairs of a record and its number."""
+    pairs = []
+
+    def collect(records, numbers, options):
+        pairs.extend(zip(records, numbers.tolist(), strict=True))
+
+    assert list(batches_of_lines(Source(str(path)), options, collect)) == []
+    return pairs
+
+
 def outcome(path):
     faults = []
     options = ReadOptions(on_error="skip", on_skip=faults.append)
-    records = [
-        pair
-        for rows, at in decoded_lines(Source(str(path)), options)
-        for pair in zip(rows, at.tolist(), strict=True)
-    ]
+    records = decoded(path, options)
+    assert repr([record for record, _ in records]) == repr(list(leading_records(Source(str(path)))))
     return repr(records), [(fault.record, fault.problem) for fault in faults]
 
 
@@ -62,12 +70,11 @@ def test_numbers_are_read_to_the_last_bit(tmp_path):
     values = [0.1 + 0.2, 1 / 3, -2.2250738585072014e-308, 9007199254740993.0, 1e23]
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"a": values}))
-    ((rows, _),) = decoded_lines(Source(str(file)), ReadOptions())
-    assert rows[0]["a"] == values
+    assert decoded(file, ReadOptions()) == [({"a": values}, 0)]
 
 
 def test_a_bad_line_is_named(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"a": 1}\n{"a": }\n')
     with pytest.raises(InputError, match=r"record 1: line 2 is not valid JSON"):
-        list(decoded_lines(Source(str(file)), ReadOptions()))
+        decoded(file, ReadOptions())

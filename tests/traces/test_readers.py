@@ -405,9 +405,9 @@ def test_first_line_broken_is_skipped_too(tmp_path):
 
 
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("trbounds.traces.source.MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr("trbounds.traces.json_lines.MAX_LINE_BYTES", 1 << 20)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"kl": [' + b"0," * (1 << 22)))
-    with pytest.raises(InputError, match="found a line of more than 1 MiB"):
+    with pytest.raises(InputError, match="record 0: line 1 has more than 1 MiB"):
         list(open_trace(tmp_path / "a.jsonl.gz"))
 
 

@@ -15,16 +15,28 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
+from trbounds.traces.json_lines import batches_of_lines, leading_records
 from trbounds.traces.records import batch_from_records
+from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["FieldError", "framework_batches", "number_in_name", "prompt_number"]
+__all__ = [
+    "BatchBuilder",
+    "FieldError",
+    "Records",
+    "batches_of_framework_lines",
+    "fields_of_framework_lines",
+    "number_in_name",
+    "prompt_number",
+]
 
 Records = tuple[Sequence[dict[str, Any]], NDArray[np.int64]]
+Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
+Check = Callable[[Sequence[Mapping[str, Any]], str], bool]
 
 
 class FieldError(Exception):
-    """A field of a record that a converter cannot use; :func:`framework_batches` adds the place.
+    """A field of a record that a converter cannot use; :class:`BatchBuilder` adds the place.
 
     Parameters
     ----------
@@ -58,56 +70,133 @@ def number_in_name(path: str, pattern: str) -> int | None:
     return int(found.group(1)) if found and len(found.group(1)) < 10 else None
 
 
-def framework_batches(
-    records: Iterable[Records],
-    convert: Callable[[Mapping[str, Any]], dict[str, Any]],
-    *,
-    names: Mapping[str, str],
-    file: str,
-    options: ReadOptions,
-) -> Iterator[TraceBatch]:
-    """Convert records to canonical ones and batch them.
+class BatchBuilder:
+    """Converts blocks of a file's records to canonical ones and makes batches of them.
 
     Parameters
     ----------
-    records : iterable of (records, numbers)
-        Blocks of decoded records with their numbers in the file.
     convert : callable
-        Turns a record into one under canonical names; raises :class:`FieldError`. The fields of
-        the first good record are read from all.
+        Turns a record into one under canonical names; raises :class:`FieldError`.
     names : mapping of str to str
         The framework's name of each canonical field, for messages.
     file : str
         For messages.
+    fields : tuple of str, optional
+        What to read from all records; by default the fields of the first good one.
+    """
+
+    def __init__(
+        self,
+        convert: Convert,
+        *,
+        names: Mapping[str, str],
+        file: str,
+        fields: tuple[str, ...] | None = None,
+    ) -> None:
+        self._convert = convert
+        self._names = names
+        self._file = file
+        self._fields = fields
+
+    def __call__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        numbers: NDArray[np.int64],
+        options: ReadOptions,
+    ) -> TraceBatch | None:
+        """Make a batch of a block of records, given their numbers in the file.
+
+        Raises
+        ------
+        InputError
+            For a bad record, unless bad records are skipped.
+        """
+        converted: list[dict[str, Any]] = []
+        kept: list[int] = []
+        for record, number in zip(records, numbers, strict=True):
+            try:
+                converted.append(self._convert(record))
+                kept.append(int(number))
+            except FieldError as error:
+                options.refuse(
+                    InputError(
+                        error.problem, file=self._file, record=int(number), field=error.field
+                    )
+                )
+        if not converted:
+            return None
+        self._fields = self._fields or tuple(converted[0])
+        with _in_the_words_of(self._names, options) as translated:
+            return batch_from_records(
+                converted, self._fields, np.array(kept), file=self._file, options=translated
+            )
+
+
+def batches_of_framework_lines(
+    source: Source,
+    options: ReadOptions,
+    convert: Convert,
+    *,
+    names: Mapping[str, str],
+    check: Check,
+) -> Iterator[TraceBatch]:
+    """Read a framework's JSON Lines.
+
+    Parameters
+    ----------
+    source : Source
+        All lines of a file, or some: then what the file decides is taken from its beginning.
     options : ReadOptions
         Says what to do with a bad record.
+    convert, names
+        As for :class:`BatchBuilder`.
+    check : callable
+        ``check(records, file)`` raises for a fault of the file as a whole, and says whether
+        there is nothing left to check; it is asked about blocks of records until then.
 
     Raises
     ------
     InputError
-        For a bad record, unless bad records are skipped.
+        For a bad record, unless bad records are skipped, and from ``check``.
     """
-    fields: tuple[str, ...] | None = None
-    for block, numbers in records:
-        converted: list[dict[str, Any]] = []
-        kept: list[int] = []
-        for record, number in zip(block, numbers, strict=True):
-            try:
-                converted.append(convert(record))
-                kept.append(int(number))
-            except FieldError as error:
-                options.refuse(
-                    InputError(error.problem, file=file, record=int(number), field=error.field)
-                )
-        if not converted:
+    # A file is cut only if its first block was checked.
+    checked = source.lines is not None
+    fields = _first_fields(leading_records(source), convert) if source.lines is not None else None
+    build_batch = BatchBuilder(convert, names=names, file=source.name, fields=fields)
+
+    def build(
+        records: Sequence[dict[str, Any]], numbers: NDArray[np.int64], options: ReadOptions
+    ) -> TraceBatch | None:
+        nonlocal checked
+        checked = checked or check(records, source.name)
+        return build_batch(records, numbers, options)
+
+    yield from batches_of_lines(source, options, build)
+
+
+def fields_of_framework_lines(
+    source: Source, convert: Convert, check: Check
+) -> tuple[str, ...] | None:
+    """Return what ``fields`` of a :class:`~trbounds.traces.reader.Reader` has to.
+
+    Parameters
+    ----------
+    source : Source
+        A file.
+    convert, check
+        As for :func:`batches_of_framework_lines`.
+    """
+    records = list(leading_records(source))
+    return _first_fields(records, convert) if check(records, source.name) else None
+
+
+def _first_fields(records: Iterable[Mapping[str, Any]], convert: Convert) -> tuple[str, ...] | None:
+    for record in records:
+        try:
+            return tuple(convert(record))
+        except FieldError:
             continue
-        fields = fields or tuple(converted[0])
-        with _in_the_words_of(names, options) as translated:
-            batch = batch_from_records(
-                converted, fields, np.array(kept), file=file, options=translated
-            )
-        if batch is not None:
-            yield from batch.slices(options.batch_tokens)
+    return None
 
 
 @contextmanager

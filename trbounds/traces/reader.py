@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -42,7 +42,14 @@ class Reader:
         Whether it is asked only when no other reader detects the file.
     groups : callable, optional
         ``groups(source)`` returns the sizes, in bytes, of the groups that a file can be read by:
-        ``read`` then respects ``source.groups``. None for a format that is read as a whole.
+        ``read`` then respects ``source.groups``. None for a format without independent groups.
+    fields : callable, optional
+        For a format of one record a line: ``fields(source)`` returns the fields that the first
+        block of lines says to read from all, None if it does not say, and raises
+        :class:`~trbounds.errors.InputError` for a fault of the file as a whole. Where it
+        returns fields, a file can be cut between lines: ``read`` then respects
+        ``source.lines``, and takes the fields from the beginning of the file. None for other
+        formats.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Reader:
     read: Callable[[Source, ReadOptions], Iterator[TraceBatch]]
     fallback: bool = False
     groups: Callable[[Source], list[int]] | None = None
+    fields: Callable[[Source], Sequence[str] | None] | None = None
 
 
 @cache

@@ -188,14 +188,19 @@ def _groups(batch: TraceBatch) -> NDArray[np.int64]:
         return np.full(batch.n_sequences, NO_GROUP)
     if labels.dtype.kind in "iu":
         return labels.astype(np.int64)
+    numbers = {label: _group_number(str(label)) for label in set(labels.tolist())}
+    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64)
+
+
+def _group_number(label: str) -> int:
+    # A whole number is itself: a file may say 7 on one line and "7" on another.
+    if len(label) <= 20 and label.isascii() and label.removeprefix("-").isdigit():
+        number = int(label)
+        if str(number) == label and NO_GROUP < number <= -(NO_GROUP + 1):
+            return number
     # The same number in every process, without a dictionary to carry along; two among a million
     # prompts share one with probability 3e-8.
-    numbers = {
-        label: int.from_bytes(hashlib.blake2b(str(label).encode(), digest_size=8).digest(), "big")
-        >> 1
-        for label in set(labels.tolist())
-    }
-    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64)
+    return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _check_range(batch: TraceBatch, name: str, values: NDArray[Any]) -> None:

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from trbounds.errors import InputError, MissingDependency
 from trbounds.traces.remote import is_remote, open_remote
 
-__all__ = ["Source"]
+__all__ = ["LineRange", "Source"]
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _HEAD_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 22
 _MUCH = 1 << 28
+_CHANGED = "the file has changed since it was cut into parts"
 MAX_EXPANSION = 500
 """Logs compress 3 to 10 times; gzip can do 1000, Zstandard 100,000. Looked at after 256 MiB."""
 
-MAX_LINE_BYTES = 1 << 26
-"""Longest line of a text format that is read, in bytes."""
+
+class LineRange(NamedTuple):
+    """Whole lines of a file: bytes ``start`` to ``stop - 1``, which begin and end with a line.
+
+    ``first_record`` is the number in the file of the first line.
+    """
+
+    start: int
+    stop: int
+    first_record: int
 
 
 class Source:
@@ -37,6 +48,8 @@ class Source:
     groups : tuple of int, optional
         Read only the groups ``groups[0]`` to ``groups[1] - 1`` of a format that has independent
         groups (:attr:`trbounds.traces.reader.Reader.groups`); by default everything.
+    lines : LineRange, optional
+        Read only these lines of a file that is not compressed; by default everything.
 
     Raises
     ------
@@ -44,9 +57,15 @@ class Source:
         From every method, if the file cannot be read or decompressed.
     """
 
-    def __init__(self, path: str, groups: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        groups: tuple[int, int] | None = None,
+        lines: LineRange | None = None,
+    ) -> None:
         self.path = path
         self.groups = groups
+        self.lines = lines
         self._taken = b""
 
     @property
@@ -77,15 +96,18 @@ class Source:
             yield cast(BinaryIO, _Prefixed(self._taken, sys.stdin.buffer))
             return
         with self.open_raw() as raw:
-            with self._reading():
-                magic = raw.read(4)
-                raw.seek(0)
+            magic = self._magic(raw)
             if magic.startswith(_GZIP):
                 yield cast(BinaryIO, _Unpacked(cast(BinaryIO, gzip.GzipFile(fileobj=raw)), raw))
             elif magic == _ZSTD:
                 yield cast(BinaryIO, _Unpacked(_zstd_stream(raw), raw))
             else:
                 yield raw
+
+    def is_compressed(self) -> bool:
+        """Tell by the first bytes whether the file is compressed; not for standard input."""
+        with self.open_raw() as raw:
+            return self._magic(raw).startswith((_GZIP, _ZSTD))
 
     def open_raw(self) -> BinaryIO:
         """Open for reading as it is stored, seekable; not for standard input."""
@@ -94,36 +116,67 @@ class Source:
         with self._reading():
             return Path(self.path).open("rb")
 
-    def blocks_of_lines(self) -> Iterator[bytes]:
+    def blocks_of_lines(self, longest: int) -> Iterator[bytes | None]:
         """Yield blocks of whole lines, decompressed, a few MiB each.
+
+        Parameters
+        ----------
+        longest : int
+            Most bytes that a line may have. Memory is bounded by it.
+
+        Yields
+        ------
+        bytes or None
+            None stands for one line that is too long, whose end need not have been found yet.
 
         Raises
         ------
         InputError
-            If a line is longer than 64 MiB, or the bytes cannot be decompressed.
+            If the bytes cannot be decompressed, or are not there any more.
         """
-        with self.open() as stream:
+        with self._open_lines() as stream:
             pending: list[bytes] = []
             size = 0
+            too_long = False
             while True:
                 with self._reading():
                     block = stream.read(_BLOCK_BYTES)
                 if not block:
                     break
+                if too_long:
+                    end = block.find(b"\n") + 1
+                    if not end:
+                        continue
+                    block, too_long = block[end:], False
                 cut = block.rfind(b"\n") + 1
                 if cut:
                     yield b"".join([*pending, block[:cut]])
                     pending, size = [], 0
                 pending.append(block[cut:])
                 size += len(block) - cut
-                if size > MAX_LINE_BYTES:
-                    raise InputError(
-                        f"found a line of more than {MAX_LINE_BYTES >> 20} MiB, expected one "
-                        "sequence a line",
-                        file=self.name,
-                    )
+                if size > longest:
+                    yield None
+                    pending, size, too_long = [], 0, True
             if size:
                 yield b"".join(pending)
+
+    @contextmanager
+    def _open_lines(self) -> Iterator[BinaryIO]:
+        """Open what ``lines`` says."""
+        if self.lines is None:
+            with self.open() as stream:
+                yield stream
+            return
+        with self.open_raw() as raw:
+            with self._reading():
+                stream = cast(BinaryIO, _Slice(raw, self.lines))
+            yield stream
+
+    def _magic(self, raw: BinaryIO) -> bytes:
+        with self._reading():
+            magic = raw.read(4)
+            raw.seek(0)
+        return magic
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -152,6 +205,27 @@ class _Prefixed:
         return taken or self._rest.read(size)
 
 
+class _Slice:
+    """The bytes of some lines of a file that must still be where they were."""
+
+    def __init__(self, raw: BinaryIO, lines: LineRange) -> None:
+        self._raw = raw
+        self._left = lines.stop - lines.start
+        size = raw.seek(0, os.SEEK_END)
+        for edge in (lines.stop, lines.start):
+            raw.seek(max(edge - 1, 0))
+            if edge > size or (0 < edge < size and raw.read(1) != b"\n"):
+                raise OSError(_CHANGED)
+        raw.seek(lines.start)
+
+    def read(self, size: int) -> bytes:
+        data = self._raw.read(min(size, self._left))
+        if self._left and not data:
+            raise OSError(_CHANGED)
+        self._left -= len(data)
+        return data
+
+
 class _Unpacked:
     """A decompressed stream that ends where it unfolds as no log does."""
 
@@ -175,4 +249,6 @@ def _zstd_stream(raw: BinaryIO) -> BinaryIO:
         raise MissingDependency(
             "pyarrow", extra="traces", purpose="Reading Zstandard files"
         ) from None
-    return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"))
+    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+    # Its own read() leaks what it was going to fill when the bytes are damaged (pyarrow 26).
+    return cast(BinaryIO, io.BufferedReader(stream))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.traces.arrow import ALIASES
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
-from trbounds.traces.json_lines import decoded_lines
+from trbounds.traces.json_lines import batches_of_lines, leading_records
 from trbounds.traces.reader import Reader
 from trbounds.traces.records import batch_from_records
 from trbounds.traces.source import Source
@@ -25,17 +28,25 @@ def _detects(path: str, head: bytes) -> bool:
 
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
-    names: list[str] | None = None
-    for records, numbers in decoded_lines(source, options):
+    names = None if source.lines is None else _fields(source)
+
+    def build(
+        records: Sequence[dict[str, Any]], numbers: NDArray[np.int64], options: ReadOptions
+    ) -> TraceBatch | None:
+        nonlocal names
         names = names or _find_names(records, source.name)
-        batch = batch_from_records(
+        return batch_from_records(
             records, names or _REQUIRED, numbers, file=source.name, options=options
         )
-        if batch is not None:
-            yield from batch.slices(options.batch_tokens)
+
+    yield from batches_of_lines(source, options, build)
 
 
-def _find_names(records: Sequence[dict[str, Any]], file: str) -> list[str] | None:
+def _fields(source: Source) -> list[str] | None:
+    return _find_names(leading_records(source), source.name)
+
+
+def _find_names(records: Iterable[dict[str, Any]], file: str) -> list[str] | None:
     """Return the known fields of the first good record: they are the ones that are read."""
     for record in records:
         if all(record.get(name) is not None for name in _REQUIRED):
@@ -55,4 +66,5 @@ READER = Reader(
     detects=_detects,
     read=_read,
     fallback=True,
+    fields=_fields,
 )

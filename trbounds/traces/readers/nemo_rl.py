@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.framework_records import (
     FieldError,
-    Records,
-    framework_batches,
+    batches_of_framework_lines,
+    fields_of_framework_lines,
     number_in_name,
     prompt_number,
 )
-from trbounds.traces.json_lines import decoded_lines
 from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
@@ -49,13 +48,18 @@ def _detects(path: str, head: bytes) -> bool:
 
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
+    yield from batches_of_framework_lines(
+        source, options, _converter(source), names=_NAMES, check=_refuse_forced_on_policy
+    )
+
+
+def _fields(source: Source) -> tuple[str, ...] | None:
+    return fields_of_framework_lines(source, _converter(source), _refuse_forced_on_policy)
+
+
+def _converter(source: Source) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     step = number_in_name(source.path, _FILE_NAME)
-
-    def convert(record: Mapping[str, Any]) -> dict[str, Any]:
-        return _convert(record) if step is None else {**_convert(record), "step": step}
-
-    records = _refuse_forced_on_policy(decoded_lines(source, options), source.name)
-    yield from framework_batches(records, convert, names=_NAMES, file=source.name, options=options)
+    return lambda record: {**_convert(record), **({} if step is None else {"step": step})}
 
 
 def _convert(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,22 +125,18 @@ def _prompt(tokens: list[Any]) -> int:
         raise FieldError("token_ids", "expected a list of whole numbers") from None
 
 
-def _refuse_forced_on_policy(blocks: Iterator[Records], file: str) -> Iterator[Records]:
-    """Pass blocks on, unless training log-probabilities were not computed in this run."""
-    decided = False
-    for records, numbers in blocks:
-        if not decided:
-            generated = any(_any_nonzero(record, "generation_logprobs") for record in records)
-            if generated and not any(_any_nonzero(record, "prev_logprobs") for record in records):
-                raise InputError(
-                    "every value is 0: the run was forced on-policy, so that training "
-                    "log-probabilities were never computed and there is nothing to compare. Turn "
-                    "that off to log them",
-                    file=file,
-                    field="prev_logprobs",
-                )
-            decided = generated
-        yield records, numbers
+def _refuse_forced_on_policy(records: Sequence[Mapping[str, Any]], file: str) -> bool:
+    """Refuse if training log-probabilities were not computed; say whether the records show it."""
+    generated = any(_any_nonzero(record, "generation_logprobs") for record in records)
+    if generated and not any(_any_nonzero(record, "prev_logprobs") for record in records):
+        raise InputError(
+            "every value is 0: the run was forced on-policy, so that training "
+            "log-probabilities were never computed and there is nothing to compare. Turn "
+            "that off to log them",
+            file=file,
+            field="prev_logprobs",
+        )
+    return generated
 
 
 def _any_nonzero(record: Mapping[str, Any], field: str) -> bool:
@@ -152,4 +152,5 @@ READER = Reader(
     suffixes=(".jsonl", ".jsonl.gz", ".jsonl.zst"),
     detects=_detects,
     read=_read,
+    fields=_fields,
 )

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.framework_records import FieldError, framework_batches, prompt_number
-from trbounds.traces.json_lines import decoded_lines
+from trbounds.traces.framework_records import (
+    FieldError,
+    batches_of_framework_lines,
+    fields_of_framework_lines,
+    prompt_number,
+)
 from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
@@ -39,23 +43,34 @@ def _detects(path: str, head: bytes) -> bool:
 
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
-    yield from framework_batches(
-        decoded_lines(source, options),
-        lambda record: _convert(record, source.name),
-        names=_NAMES,
-        file=source.name,
-        options=options,
+    yield from batches_of_framework_lines(
+        source, options, _convert, names=_NAMES, check=_refuse_other_schema
     )
 
 
-def _convert(record: Mapping[str, Any], file: str) -> dict[str, Any]:
+def _fields(source: Source) -> tuple[str, ...] | None:
+    return fields_of_framework_lines(source, _convert, _refuse_other_schema)
+
+
+def _refuse_other_schema(records: Sequence[Mapping[str, Any]], file: str) -> bool:
+    """Refuse if the first version that is a number is another; say whether there is one."""
+    for record in records:
+        version = record.get("schema_version")
+        if isinstance(version, int):
+            if version != _SCHEMA_VERSION:
+                raise InputError(_other_version(version), file=file, field="schema_version")
+            return True
+    return False
+
+
+def _other_version(version: Any) -> str:
+    return f"found {reprlib.repr(version)}, expected {_SCHEMA_VERSION}"
+
+
+def _convert(record: Mapping[str, Any]) -> dict[str, Any]:
     version = record.get("schema_version")
     if version != _SCHEMA_VERSION:
-        problem = f"found {reprlib.repr(version)}, expected {_SCHEMA_VERSION}"
-        if isinstance(version, int):
-            # Not a damaged record: the whole file follows another schema.
-            raise InputError(problem, file=file, field="schema_version")
-        raise FieldError("schema_version", problem)
+        raise FieldError("schema_version", _other_version(version))
     mask = _tokens(record, "loss_mask")
     out: dict[str, Any] = {
         "rollout_logprobs": _tokens(record, "inference_logprobs"),
@@ -90,4 +105,5 @@ READER = Reader(
     suffixes=(".jsonl", ".jsonl.gz", ".jsonl.zst"),
     detects=_detects,
     read=_read,
+    fields=_fields,
 )

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.framework_records import (
+    BatchBuilder,
     FieldError,
     Records,
-    framework_batches,
     number_in_name,
     prompt_number,
 )
@@ -48,7 +48,7 @@ def _detects(path: str, head: bytes) -> bool:
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
     if source.path == "-":
         raise InputError("a .pt file cannot be read from standard input", file=source.name)
-    with source.open() as stream:
+    with source.open_raw() as stream:
         file = TorchFile(stream, source.name)
         document = file.document()
         samples = _samples(document, source.name)
@@ -56,13 +56,11 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         if not isinstance(step, int):
             step = number_in_name(source.path, r"(\d+)\.pt$")
         convert = _Converter(file, step)
-        yield from framework_batches(
-            _blocks(samples, options.batch_tokens),
-            convert,
-            names=_NAMES,
-            file=source.name,
-            options=options,
-        )
+        build = BatchBuilder(convert, names=_NAMES, file=source.name)
+        for records, numbers in _blocks(samples, options.batch_tokens):
+            batch = build(records, numbers, options)
+            if batch is not None:
+                yield from batch.slices(options.batch_tokens)
 
 
 def _samples(document: Any, file: str) -> list[Any]:
