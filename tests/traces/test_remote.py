@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from trbounds.errors import InputError, MissingDependency
-from trbounds.traces import example_path, expand_paths, open_trace, summarize
+from trbounds.traces import TraceSummary, example_path, expand_paths, open_trace, summarize
+from trbounds.traces.partition import partition
+from trbounds_cli import main
 
 DATA = Path(__file__).parents[1] / "data"
 ROW = {"rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-1.0, -2.5]}
@@ -96,6 +98,86 @@ def test_errors_of_a_storage_are_input_errors(bucket, monkeypatch):
         list(open_trace(file))
 
 
+def test_saved_summaries_are_read_remotely(bucket, tmp_path, capsys):
+    summary = summarize(DATA / "moe.parquet")
+    summary.save(tmp_path / "run.tbs")
+    data = (tmp_path / "run.tbs").read_bytes()
+    for name in ("runs/a.tbs", "runs/b.tbs"):
+        bucket.pipe(f"/{name}", data)
+    loaded = TraceSummary.load("memory://runs/a.tbs")
+    loaded.save(tmp_path / "again.tbs")
+    assert (tmp_path / "again.tbs").read_bytes() == data
+    for path in ("memory://runs/a.tbs", "memory://runs/a*.tbs"):
+        assert summarize(path).n_tokens == summary.n_tokens
+    with pytest.raises(InputError, match="found twice"):
+        summarize("memory://runs/*.tbs")
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "memory://runs/a.tbs", "--json"])
+    assert stop.value.code == 0
+    assert json.loads(capsys.readouterr().out)["trace"]["tokens"] == summary.n_tokens
+
+
+@pytest.mark.parametrize("size", [0, 10, 5000, -1])
+def test_damaged_remote_summaries(bucket, tmp_path, size):
+    summarize(example_path()).save(tmp_path / "run.tbs")
+    bucket.pipe("/runs/a.tbs", (tmp_path / "run.tbs").read_bytes()[:size])
+    for load in (TraceSummary.load, summarize):
+        with pytest.raises(InputError, match="not a readable trbounds summary") as caught:
+            load("memory://runs/a.tbs")
+        assert caught.value.file == "memory://runs/a.tbs"
+
+
+def test_storage_errors_on_summaries(bucket, tmp_path, monkeypatch):
+    class StorageError(Exception):
+        pass
+
+    def broken(self, *arguments):
+        raise StorageError("credentials")
+
+    with pytest.raises(InputError, match=r"memory://runs/none\.tbs: no such file"):
+        TraceSummary.load("memory://runs/none.tbs")
+    summarize(example_path()).save(tmp_path / "run.tbs")
+    bucket.pipe("/runs/a.tbs", (tmp_path / "run.tbs").read_bytes())
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.read", broken, raising=False)
+    with pytest.raises(InputError, match="StorageError: credentials"):
+        TraceSummary.load("memory://runs/a.tbs")
+
+
+def test_a_remote_file_is_one_part(bucket, monkeypatch):
+    monkeypatch.setattr("trbounds.traces.partition._PART_BYTES", 1)
+    (part,) = partition("memory://runs/b/one.jsonl")
+    assert (part.first, part.stop, part.first_record) == (0, 0, -1)
+
+
+def test_summaries_are_not_written_to_remote_paths(bucket, tmp_path, capsys):
+    for output, problem in (
+        ("memory://runs/new.tbs", "found a remote path, expected a local one"),
+        (str(tmp_path / "none" / "a.tbs"), "no such folder"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["summarize", example_path(), "-o", output])
+        assert stop.value.code == 2
+        assert problem in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("hf", "huggingface_hub")]
+)
+def test_a_missing_package_is_named(monkeypatch, protocol, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    for read in (TraceSummary.load, summarize):
+        with pytest.raises(MissingDependency, match=r"trbounds\[remote\]") as caught:
+            read(f"{protocol}://bucket/run.tbs")
+        assert caught.value.package == package
+
+
+def test_what_the_extra_does_not_install_is_named_by_fsspec(monkeypatch):
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(InputError, match="Install adlfs") as caught:
+        summarize("abfs://bucket/a.jsonl")
+    assert caught.value.file == "abfs://bucket/a.jsonl"
+
+
 def test_without_fsspec(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(MissingDependency, match=r"trbounds\[remote\]"):
@@ -106,7 +188,7 @@ def test_without_fsspec(monkeypatch):
 @pytest.mark.parametrize("content", [b"\n", b" ", b"0"])
 def test_compressed_bombs(tmp_path, monkeypatch, kind, content):
     monkeypatch.setattr("trbounds.traces.source._MUCH", 1 << 23)
-    monkeypatch.setattr("trbounds.traces.source.MAX_LINE_BYTES", 1 << 30)
+    monkeypatch.setattr("trbounds.traces.json_lines.MAX_LINE_BYTES", 1 << 30)
     path = tmp_path / "a.jsonl"
     if kind == "gzip":
         path.write_bytes(gzip.compress(LINE + content * (1 << 25)))

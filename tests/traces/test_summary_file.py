@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import struct
 import zipfile
 from pathlib import Path
 
@@ -114,6 +115,25 @@ def test_damaged_members(saved, tmp_path, changes):
     _, path = saved
     with pytest.raises(InputError, match=r"a\.tbs"):
         TraceSummary.load(rewrite(path, tmp_path / "a.tbs", changes))
+
+
+def test_members_cannot_overlap(saved, tmp_path):
+    """A hundred names for the bytes of one member: the file would multiply in memory."""
+    _, path = saved
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        start, member = archive.start_dir, archive.getinfo("sequences/kl_sum.npy")
+        count = len(archive.namelist())
+    place = data.index(b"sequences/kl_sum.npy", start) - 46
+    entry = data[place : place + 46 + len(member.filename)]
+    more = b"".join(entry.replace(b"kl_sum", b"k%05d"[:6] % i) for i in range(100))
+    directory = data[start:-22] + more
+    end = struct.pack(
+        "<4s4H2IH", b"PK\5\6", 0, 0, count + 100, count + 100, len(directory), start, 0
+    )
+    (tmp_path / "a.tbs").write_bytes(data[:start] + directory + end)
+    with pytest.raises(InputError, match="members overlap"):
+        TraceSummary.load(tmp_path / "a.tbs")
 
 
 def test_an_array_header_cannot_claim_more_than_the_file_holds(saved, tmp_path):

@@ -11,6 +11,9 @@ from trbounds.errors import InputError, MissingDependency, TrboundsError
 
 __all__ = ["expand_remote", "is_remote", "open_remote", "remote_errors"]
 
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+"""What fsspec needs for a protocol: those that the extra ``remote`` installs."""
+
 
 def is_remote(path: str) -> bool:
     """Tell whether a path has a protocol."""
@@ -25,7 +28,7 @@ def open_remote(path: str) -> BinaryIO:
     InputError
         If it cannot be opened.
     MissingDependency
-        If fsspec is absent.
+        If fsspec is absent, or what it needs for this protocol.
     """
     with remote_errors(path):
         files, inside = _file_system(path)
@@ -52,7 +55,7 @@ def expand_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
     InputError
         If the storage cannot be listed.
     MissingDependency
-        If fsspec is absent.
+        If fsspec is absent, or what it needs for this protocol.
     """
     with remote_errors(path):
         files, inside = _file_system(path)
@@ -88,5 +91,12 @@ def _file_system(path: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ImportError:
         raise MissingDependency("fsspec", extra="remote", purpose=f"Reading {path}") from None
-    files, inside = url_to_fs(path)
+    try:
+        files, inside = url_to_fs(path)
+    except ImportError as error:
+        package = _PACKAGES.get(path.partition("://")[0])
+        if package is None:
+            # fsspec says which package to install.
+            raise InputError(f"cannot be read: {error}", file=path) from None
+        raise MissingDependency(package, extra="remote", purpose=f"Reading {path}") from None
     return files, inside

@@ -12,19 +12,21 @@ import os
 import re
 import zipfile
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.errors import InputError
+from trbounds.errors import InputError, TrboundsError
 from trbounds.traces.extremes import Extreme
 from trbounds.traces.histogram import Histogram
 from trbounds.traces.omissions import Partial, Skipped
 from trbounds.traces.pair_moments import PairMoments
 from trbounds.traces.partition import Part
 from trbounds.traces.position_sums import PositionSums
+from trbounds.traces.remote import is_remote, open_remote, remote_errors
 from trbounds.traces.sequence_table import COLUMNS, SequenceTable
 from trbounds.traces.stopping import BUDGETS, StoppedSums
 from trbounds.traces.summary import TraceSummary
@@ -75,22 +77,34 @@ def load(path: str | os.PathLike[str]) -> TraceSummary:
     Parameters
     ----------
     path : path
-        A file written by :func:`save`.
+        A file written by :func:`save`, near or remote (``s3://...``).
 
     Raises
     ------
     InputError
         If the file is absent, damaged, not a summary, or of another version.
+    MissingDependency
+        If a remote path needs a package that is absent.
     """
     file = os.fspath(path)
+    # A storage has errors of its own, of any type.
+    with remote_errors(file) if is_remote(file) else nullcontext():
+        return _load(file)
+
+
+def _load(file: str) -> TraceSummary:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with (
+            open_remote(file) if is_remote(file) else open(file, "rb") as stream,
+            zipfile.ZipFile(stream) as archive,
+        ):
+            _check_sizes(archive, stream.seek(0, os.SEEK_END))
             document = json.loads(_member(archive, "summary.json"))
             _check_version(document, file)
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             arrays = {name[:-4]: _array(_member(archive, name)) for name in names}
         return _rebuild(document, arrays)
-    except InputError:
+    except TrboundsError:
         raise
     except FileNotFoundError:
         raise InputError("no such file", file=file) from None
@@ -108,6 +122,11 @@ def load(path: str | os.PathLike[str]) -> TraceSummary:
         zipfile.BadZipFile,
     ) as error:
         raise InputError(f"not a readable trbounds summary: {error}", file=file) from None
+
+
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    if sum(info.file_size for info in archive.infolist()) > size:
+        raise ValueError("its members overlap")
 
 
 def _check_version(document: Any, file: str) -> None:
