@@ -24,10 +24,11 @@ from trbounds.lemmas.divergences import CHAIN_RULE
 from trbounds.lemmas.inequalities import BELOW_BOTH, LOG_BELOW_LINE
 from trbounds.lemmas.martingales import (
     OBJECTIVE_BY_TV,
+    error_by_futures,
     objective_gap,
     surrogate,
 )
-from trbounds.lemmas.ratios import MARTINGALE, TELESCOPING
+from trbounds.lemmas.ratios import MARTINGALE
 from trbounds.lemmas.second_order import FUTURE_SQUARE_BY_POSITION
 from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, error
@@ -236,31 +237,6 @@ OBJECTIVE_BY_DUALITY = Lemma(
 )
 
 
-def _prove_future_pairing() -> Iterable[Step]:
-    yield Step(
-        "W - 1 - M = sum_t (rho_t - 1)(prod_{j>t} rho_j - 1)",
-        "telescoping along every response",
-        TELESCOPING.certificate,
-        TELESCOPING,
-    )
-    yield Step(
-        "Error = E_mu[R (W - 1 - M)] = sum_t E_mu[(rho_t - 1) h_t], "
-        "h_t = E_pi[R | c_{t+1}] - E_mu[R | c_{t+1}]",
-        "given c_{t+1} the ratio rho_t is fixed, and the later ratios turn mu's mean into pi's; "
-        "over the tree",
-        on_trees(
-            lambda tree: (
-                tree.mean(lambda y: tree.reward[y] * tree.residual(y)),
-                tree.mean_over_tokens(
-                    lambda c, y: (
-                        tree.step(c, y) * (tree.value((*c, y), train=True) - tree.value((*c, y)))
-                    )
-                ),
-            )
-        ),
-    )
-
-
 #: ``|Error| = |sum_t E_mu[(rho_t - 1) h_t]|`` with the change h of what follows.
 FUTURE_PAIRING = Lemma(
     key="future_pairing",
@@ -268,7 +244,7 @@ FUTURE_PAIRING = Lemma(
     left=error,
     relation="==",
     right=paired,
-    prove=_prove_future_pairing,
+    prove=error_by_futures,
     assumes="B_t = h_t; pi << mu",
     source="trbounds",
 )

@@ -9,8 +9,8 @@ import sympy as sp
 
 from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.inequalities import CAUCHY_SCHWARZ
-from trbounds.lemmas.ratios import MARTINGALE, chi2_step
-from trbounds.lemmas.trees import FreeTree, on_trees
+from trbounds.lemmas.ratios import MARTINGALE, TELESCOPING, chi2_step
+from trbounds.lemmas.trees import FreeTree, RatioTree, on_trees
 from trbounds.symbolic import SYMBOLS, T, error, t
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "TOTAL_VARIANCE",
     "advantage_square",
     "cauchy_schwarz_in_mean",
+    "error_as_residual",
+    "error_by_futures",
     "objective_gap",
     "ratio_square",
     "surrogate",
@@ -44,6 +46,49 @@ def cauchy_schwarz_in_mean(claim: str) -> Step:
         "Cauchy-Schwarz with a = sqrt(p) f and b = sqrt(p) g, p the probability of each outcome",
         CAUCHY_SCHWARZ.certificate,
         CAUCHY_SCHWARZ,
+    )
+
+
+def _error(tree: RatioTree) -> sp.Expr:
+    """``J(pi) - J(mu) - L'``."""
+    surrogate = tree.mean(lambda y: tree.reward[y] * tree.ratio_sum(y))
+    return tree.value((), train=True) - tree.value(()) - surrogate
+
+
+def error_as_residual() -> Step:
+    """Step that writes the error as the mean of the residual."""
+    return Step(
+        "Error = E_mu[R (W - 1 - M)]",
+        "J(pi) = E_mu[R W], by absolute continuity, J(mu) = E_mu[R] and L' = E_mu[R M]; over the "
+        "whole tree",
+        on_trees(
+            lambda tree: (_error(tree), tree.mean(lambda y: tree.reward[y] * tree.residual(y)))
+        ),
+    )
+
+
+def error_by_futures() -> Iterable[Step]:
+    """Steps that pair each token's ratio with the change of its future."""
+    yield Step(
+        "Error = E_mu[R (W - 1 - M)] = -E_mu[R sum_t (rho_t - 1)(1 - prod_{j>t} rho_j)]",
+        "telescoping along every sequence",
+        TELESCOPING.certificate,
+        TELESCOPING,
+    )
+    yield Step(
+        "Error = sum_t E_mu[(rho_t - 1) h_t], h_t = E_pi[R | c_{t+1}] - E_mu[R | c_{t+1}]",
+        "given c_{t+1} the ratio rho_t is fixed, and weighting by the later ratios gives pi's "
+        "mean; over the whole tree",
+        on_trees(
+            lambda tree: (
+                _error(tree),
+                tree.mean_over_tokens(
+                    lambda c, y: (
+                        tree.step(c, y) * (tree.value((*c, y), train=True) - tree.value((*c, y)))
+                    )
+                ),
+            )
+        ),
     )
 
 

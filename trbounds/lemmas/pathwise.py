@@ -16,8 +16,8 @@ from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegativ
 from trbounds.lemmas.conjugate import MEAN_PHI, phi
 from trbounds.lemmas.divergences import CHAIN_RULE
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
+from trbounds.lemmas.martingales import error_as_residual
 from trbounds.lemmas.ratios import MARTINGALE
-from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, T, error, t
 
 __all__ = [
@@ -173,19 +173,7 @@ ERROR_BY_SEQUENCE_KL = Lemma(
 
 
 def _prove_error_by_token_phi() -> Iterable[Step]:
-    yield Step(
-        "Error = E_mu[R (W - 1 - M)]",
-        "J(pi) = E_mu[R W], by absolute continuity, J(mu) = E_mu[R] and L' = E_mu[R M]; over the "
-        "whole tree",
-        on_trees(
-            lambda tree: (
-                tree.value((), train=True)
-                - tree.value(())
-                - tree.mean(lambda y: tree.reward[y] * tree.ratio_sum(y)),
-                tree.mean(lambda y: tree.reward[y] * tree.residual(y)),
-            )
-        ),
-    )
+    yield error_as_residual()
     yield Step(
         "E_mu[W - 1 - M] = 0",
         "W and M are martingales: every increment has mean 0 given its context",

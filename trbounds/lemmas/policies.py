@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import sympy as sp
 
 from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
-from trbounds.lemmas.martingales import OBJECTIVE_BY_TV
-from trbounds.lemmas.ratios import TELESCOPING
+from trbounds.lemmas.martingales import OBJECTIVE_BY_TV, error_by_futures
 from trbounds.lemmas.trees import RatioTree, distribution, on_trees
 from trbounds.symbolic import SYMBOLS, T, error, future, gain, gain_spread, shift, t
 
@@ -152,29 +151,7 @@ CONTEXT_DECOMPOSITION_CENTRED = Lemma(
 
 
 def _prove_future_decomposition() -> Iterable[Step]:
-    yield Step(
-        "Error = E_mu[R (W - 1 - M)] = -E_mu[R sum_t (rho_t - 1)(1 - prod_{j>t} rho_j)]",
-        "telescoping along every sequence",
-        TELESCOPING.certificate,
-        TELESCOPING,
-    )
-    yield Step(
-        "Error = sum_t E_mu[(rho_t - 1) h_t], h_t = E_pi[R | c_{t+1}] - E_mu[R | c_{t+1}]",
-        "given c_{t+1} the ratio rho_t is fixed, and weighting by the later ratios gives pi's "
-        "mean; over the whole tree",
-        on_trees(
-            lambda tree: (
-                tree.value((), train=True)
-                - tree.value(())
-                - tree.mean(lambda y: tree.reward[y] * tree.ratio_sum(y)),
-                tree.mean_over_tokens(
-                    lambda c, y: (
-                        tree.step(c, y) * (tree.value((*c, y), train=True) - tree.value((*c, y)))
-                    )
-                ),
-            )
-        ),
-    )
+    yield from error_by_futures()
     yield Step(
         "|h_t| <= TV of the continuations after c_{t+1}, for R in [0, 1]",
         "the change of the objective of the problem that starts at c_{t+1}",

@@ -9,9 +9,14 @@ import sympy as sp
 from trbounds.derivation import Check, Lemma, Step, identity, nonnegative
 from trbounds.lemmas.divergences import CHAIN_RULE, PINSKER
 from trbounds.lemmas.inequalities import BELOW_BOTH, CAP, UNCAP
-from trbounds.lemmas.martingales import OBJECTIVE_BY_TV, cauchy_schwarz_in_mean
+from trbounds.lemmas.martingales import (
+    OBJECTIVE_BY_TV,
+    cauchy_schwarz_in_mean,
+    error_as_residual,
+    error_by_futures,
+)
 from trbounds.lemmas.positions import PRODUCT_SUM, factor
-from trbounds.lemmas.ratios import MARTINGALE, TELESCOPING, chi2_step
+from trbounds.lemmas.ratios import MARTINGALE, chi2_step
 from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, T, error, s, t
 
@@ -39,19 +44,7 @@ future_square = sp.IndexedBase("E_h2", nonnegative=True)
 
 
 def _prove_error_by_residual() -> Iterable[Step]:
-    yield Step(
-        "Error = E_mu[R (W - 1 - M)]",
-        "J(pi) = E_mu[R W], by absolute continuity, J(mu) = E_mu[R] and L' = E_mu[R M]; over the "
-        "whole tree",
-        on_trees(
-            lambda tree: (
-                tree.value((), train=True)
-                - tree.value(())
-                - tree.mean(lambda y: tree.reward[y] * tree.ratio_sum(y)),
-                tree.mean(lambda y: tree.reward[y] * tree.residual(y)),
-            )
-        ),
-    )
+    yield error_as_residual()
     yield Step(
         "E_mu[W - 1 - M | x] = 0",
         "W and M are martingales: every increment has mean 0 given its context",
@@ -185,27 +178,7 @@ RESIDUAL_BY_POSITIONS = Lemma(
 
 
 def _prove_future_by_chi2() -> Iterable[Step]:
-    yield Step(
-        "Error = -E_mu[R sum_t (rho_t - 1)(1 - prod_{j>t} rho_j)]",
-        "telescoping along every sequence",
-        TELESCOPING.certificate,
-        TELESCOPING,
-    )
-    yield Step(
-        "Error = sum_t E_mu[(rho_t - 1) h_t], h_t = E_pi[R | c_{t+1}] - E_mu[R | c_{t+1}]",
-        "given c_{t+1} the ratio rho_t is fixed, and weighting by the later ratios gives pi's "
-        "mean; over the whole tree",
-        on_trees(
-            lambda tree: (
-                tree.mean(lambda y: tree.reward[y] * tree.residual(y)),
-                tree.mean_over_tokens(
-                    lambda c, y: (
-                        tree.step(c, y) * (tree.value((*c, y), train=True) - tree.value((*c, y)))
-                    )
-                ),
-            )
-        ),
-    )
+    yield from error_by_futures()
     yield chi2_step()
     yield cauchy_schwarz_in_mean(
         "|E_mu[(rho_t - 1) h_t]| <= sqrt(E_mu[(rho_t - 1)^2] E_mu[h_t^2]) = sqrt(x_t E_mu[h_t^2])"
