@@ -232,8 +232,8 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
 
 
 _ON_TOKENS = (
-    "a rule on tokens proves nothing of the error: it takes terms out of the surrogate, and the two "
-    "policies stay as far apart as they are"
+    "a rule on tokens proves nothing of the error: it takes terms out of the surrogate, and the "
+    "two policies stay as far apart as they are"
 )
 
 
