@@ -1,13 +1,16 @@
 """Every reader on generated damage: a validated trace, or an InputError, and nothing else."""
 
 import copy
+import gzip
 import io
 import json
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -247,3 +250,36 @@ def test_members_of_archives(tmp_path, good_files, name, edits, which):
         return
     error = refusal(lambda: TraceSummary.load(path).sequences)
     assert error is None or error.problem
+
+
+# -- found by coverage-guided fuzzing (benchmarks/fuzz_readers.py --engine atheris) ------------
+
+
+@pytest.mark.parametrize("magic", [b"\x1f\x8b", b"\x28\xb5\x2f\xfd"])
+def test_a_compressed_pt_file_is_refused(tmp_path, good_files, magic):
+    path = tmp_path / "1.pt"
+    path.write_bytes(magic + good_files["a.pt"][len(magic) :])
+    error = refusal(lambda: list(open_trace(path, "slime")))
+    assert error is not None
+    assert "torch.save" in str(error)
+    path.write_bytes(gzip.compress(good_files["a.pt"]))
+    assert "torch.save" in str(refusal(lambda: list(open_trace(path))))
+
+
+def test_damaged_zstandard_files_leave_no_memory_behind(tmp_path, good_files):
+    data = bytearray(pa.compress(good_files["a.jsonl"], "zstd", asbytes=True))
+    data[20:23] = b"\x00\x01\x02"
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(data)
+
+    def read():
+        assert refusal(lambda: list(open_trace(path, "canonical-jsonl"))) is not None
+
+    read()
+    tracemalloc.start()
+    try:
+        for _ in range(8):
+            read()
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()

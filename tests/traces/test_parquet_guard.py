@@ -179,3 +179,53 @@ def test_thrift_of_every_type():
 def test_damaged_thrift(data):
     with pytest.raises(DamagedError):
         _Thrift(data).struct(0)
+
+
+@pytest.fixture
+def three_groups(tmp_path):
+    """A file of three row groups with a column that no reader takes, and where columns start."""
+    rng = np.random.default_rng(0)
+    names = ("rollout_logprobs", "train_logprobs", "kl", "hidden_states")
+    columns = {name: list(rng.random((30, 50)) * (1 if name == "kl" else -1)) for name in names}
+    path = tmp_path / "a.parquet"
+    options = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(pa.table(columns), path, row_group_size=10, **options)
+    metadata = pq.ParquetFile(path).metadata
+    return path, lambda group, name: metadata.row_group(group).column(names.index(name))
+
+
+def read(path):
+    skipped = []
+    kept = list(open_trace(path, on_error="skip", on_skip=skipped.append))
+    return [int(i) for batch in kept for i in batch.record_numbers], skipped
+
+
+@pytest.mark.parametrize("name", ["train_logprobs", "kl"])
+@pytest.mark.parametrize("where", ["header", "page", "value"])
+def test_damage_costs_its_row_group_and_is_named(three_groups, name, where):
+    path, column = three_groups
+    chunk = column(1, name)
+    data = bytearray(path.read_bytes())
+    at = chunk.data_page_offset
+    if where == "page":
+        at = data.index(b"\x28\xb5\x2f\xfd", at)  # its first bytes, which name Zstandard
+    if where == "value":
+        at += chunk.total_compressed_size // 2  # which only the checksum of the page shows
+    data[at : at + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=f"row group 1 cannot be read: column {name}") as caught:
+        list(open_trace(path))
+    assert caught.value.record == 10
+    records, skipped = read(path)
+    assert records == [*range(10), *range(20, 30)]
+    assert [str(error) for error in skipped] == [str(caught.value)]
+
+
+def test_damage_in_a_column_that_is_not_read_costs_nothing(three_groups):
+    path, column = three_groups
+    data = bytearray(path.read_bytes())
+    for group in range(3):
+        chunk = column(group, "hidden_states")
+        data[chunk.data_page_offset : chunk.data_page_offset + 300] = b"\xff" * 300
+    path.write_bytes(data)
+    assert read(path) == (list(range(30)), [])

@@ -40,7 +40,8 @@ class ParquetPages:
     stream : file
         A Parquet file opened for reading bytes, seekable.
     columns : sequence of str
-        Top-level columns that will be read. The first must hold a value per token.
+        Top-level columns that will be read; no page of another is looked at. The first must hold
+        a value per token.
     max_length : int
         Longest admissible list.
 
@@ -111,16 +112,19 @@ def _pages(stream: BinaryIO, metadata: Any, name: str, values: int) -> tuple[int
         at = dictionary
     start, seen, strings = at, 0, 0
     while seen < values:
-        header, size = _page_header(stream, at)
-        plain, packed = _number(header, 2), _number(header, 3)
+        try:
+            header, size = _page_header(stream, at)
+            plain, packed = _number(header, 2), _number(header, 3)
+            # Data pages of either version; a dictionary counts for nothing.
+            data = [_struct(header, field) for field in (5, 8) if field in header]
+            seen += sum(_number(page, 1) for page in data)
+        except DamagedError as error:
+            problem = f"column {name} has a damaged page header at byte {at}: {error}"
+            raise DamagedError(problem) from None
         if max(plain, packed) > _MAX_PAGE:
             raise DamagedError(f"column {name} has a page of {max(plain, packed)} bytes")
         if 7 in header:
             strings = max(strings, plain)
-        # Data pages of either version; a dictionary counts for nothing.
-        for field in (5, 8):
-            if field in header:
-                seen += _number(_struct(header, field), 1)
         if seen > values:
             raise DamagedError(f"column {name} has more than the {values} values it declares")
         at += size + packed

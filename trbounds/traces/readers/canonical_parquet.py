@@ -59,7 +59,9 @@ def _open(source: Source, pa: Any) -> Any:
         # Streams pages of one row group at a time instead of loading the file; a small buffer
         # per column, as there may be many.
         where = source.open_raw() if is_remote(source.path) else source.path
-        return pq.ParquetFile(where, pre_buffer=False, buffer_size=1 << 16)
+        return pq.ParquetFile(
+            where, pre_buffer=False, buffer_size=1 << 16, page_checksum_verification=True
+        )
 
 
 def _groups(source: Source) -> list[int]:
@@ -92,8 +94,8 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
             n_rows = file.metadata.row_group(group).num_rows
             try:
                 rows = pages.rows_at_once(group, options.batch_tokens)
-                batches = file.iter_batches(rows, [group], columns, use_threads=False)
-                yield from _assembled(batches, record, source.name, pa, options)
+                batches = _decoded(file, group, rows, columns, pa)
+                yield from _assembled(batches, record, source.name, options)
             except DamagedError as bad:
                 # The groups after it can be read all the same.
                 problem = f"row group {group} cannot be read: {bad}"
@@ -101,16 +103,30 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
             record += n_rows
 
 
-def _assembled(
-    batches: Iterator[Any], record: int, file: str, pa: Any, options: ReadOptions
-) -> Iterator[TraceBatch]:
+def _decoded(file: Any, group: int, rows: int, columns: list[str], pa: Any) -> Iterator[Any]:
+    """Yield the rows of a row group; where they cannot be decoded, say which column is damaged."""
+    batches = file.iter_batches(rows, [group], columns, use_threads=False)
     while True:
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedError(str(error).splitlines()[0] if str(error) else "damaged") from None
+            problem = str(error).splitlines()[0] if str(error) else "damaged"
+            if len(columns) > 1:
+                # pyarrow does not name it: one of them fails alone too, with a better message.
+                for name in columns:
+                    for _ in _decoded(file, group, rows, [name], pa):
+                        pass
+                raise DamagedError(problem) from None
+            raise DamagedError(f"column {columns[0]}: {problem}") from None
         if batch is None:
             return
+        yield batch
+
+
+def _assembled(
+    batches: Iterator[Any], record: int, file: str, options: ReadOptions
+) -> Iterator[TraceBatch]:
+    for batch in batches:
         arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
         found = columns_from_arrow(arrays, file=file)
         yield assemble(
