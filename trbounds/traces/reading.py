@@ -143,7 +143,7 @@ def _read_all(files: list[str], format: str | None, options: ReadOptions) -> Ite
 
 
 def read_source(source: Source, format: str | None, options: ReadOptions) -> Iterator[TraceBatch]:
-    """Read one file, or some of its groups; yield its batches that have sequences.
+    """Read one file, or some of its groups or lines; yield its batches that have sequences.
 
     Parameters
     ----------
