@@ -70,31 +70,36 @@ def verl_offpolicy(pi, mu, mask):
     return found
 
 
-def verl_weights(pi, mu, mask, level, cap):
-    log_ratio, low = pi - mu, F(1 / cap)
+def verl_weights(pi, mu, mask, level, cap, floor):
+    log_ratio = pi - mu
     total = (log_ratio * mask).sum(-1, keepdims=True)
     log_weight = log_ratio if level == "token" else total
-    weight = np.exp(np.clip(log_weight, -20, 20)) * np.ones_like(mask) * mask
+    raw = np.exp(np.clip(log_weight, -20, 20)) * np.ones_like(mask) * mask
+    low = F(1 / cap) if floor is None else F(floor)
+    inside = (raw >= low) & (raw <= F(cap))
+    weight = np.minimum(raw, F(cap)) if floor is None else np.where(inside, raw, F(0))
     found = {"mean": masked_mean(weight, mask)}
     if level == "token":
         found["max"], found["min"] = weight[mask > 0].max(), weight[mask > 0].min()
-        found["ratio_fraction_high"] = masked_mean((weight > cap).astype(F), mask)
-        found["ratio_fraction_low"] = masked_mean((weight < low).astype(F), mask)
+        found["ratio_fraction_high"] = masked_mean((raw > cap).astype(F), mask)
+        found["ratio_fraction_low"] = masked_mean((raw < low).astype(F), mask)
     else:
         found["max"], found["min"] = np.exp(min(total.max(), 20)), np.exp(total.min())
         found["ratio_fraction_high"] = (total > np.log(cap)).mean()
         found["ratio_fraction_low"] = (total < np.log(low)).mean()
-    clipped = np.clip(weight, low, cap)
-    mean = masked_mean(clipped, mask)
-    found["std"] = np.sqrt(max(masked_mean(clipped**2, mask) - mean**2, 0))
-    found["eff_sample_size"] = 1 / masked_mean((clipped / (mean + F(1e-8))) ** 2, mask)
+    mean = masked_mean(weight, mask)
+    found["std"] = np.sqrt(max(masked_mean(weight**2, mask) - mean**2, 0))
+    found["eff_sample_size"] = 1 / masked_mean((weight / (mean + F(1e-8))) ** 2, mask)
     by_sequence = masked_mean(weight, mask, -1)
     found["seq_mean"] = by_sequence.mean()
     found["seq_std"] = by_sequence.std(ddof=1)
     found["seq_max"], found["seq_min"] = by_sequence.max(), by_sequence.min()
     found["seq_max_deviation"] = np.abs(by_sequence - 1).max()
-    found["seq_fraction_high"] = (by_sequence > cap).mean()
-    found["seq_fraction_low"] = (by_sequence < low).mean()
+    raw_by_sequence = masked_mean(raw, mask, -1)
+    found["seq_fraction_high"] = (raw_by_sequence > cap).mean()
+    found["seq_fraction_low"] = (raw_by_sequence < low).mean()
+    if floor is not None:
+        found["oob_ratio"] = masked_mean((~inside).astype(F), mask)
     return {f"rollout_is_{name}": value for name, value in found.items()}
 
 
@@ -103,13 +108,25 @@ def values_of(batch, framework, **settings):
     return found.values
 
 
-@pytest.mark.parametrize(("level", "cap"), [("token", 2.0), ("token", 1.05), ("sequence", 1.3)])
+@pytest.mark.parametrize(
+    ("level", "cap", "floor"),
+    [
+        ("token", 2.0, None),
+        ("token", 1.05, None),
+        ("token", 0.9, None),
+        ("token", 1.1, 0.95),
+        ("sequence", 1.3, None),
+        ("sequence", 1.3, 0.9),
+    ],
+)
 @pytest.mark.parametrize("spread", [0.02, 0.2])
-def test_verl(level, cap, spread):
-    batch = make_batch(1, spread=spread)
+def test_verl(level, cap, floor, spread):
+    lengths = np.random.default_rng(0).integers(1, 60, 24)
+    lengths[5] = 0
+    batch = make_batch(1, spread=spread, lengths=lengths)
     pi, mu, mask = padded(batch)
-    expected = verl_offpolicy(pi, mu, mask) | verl_weights(pi, mu, mask, level, cap)
-    found = values_of(batch, "verl", cap=cap, level=level)
+    expected = verl_offpolicy(pi, mu, mask) | verl_weights(pi, mu, mask, level, cap, floor)
+    found = values_of(batch, "verl", cap=cap, floor=floor, level=level)
     assert set(found) == {f"rollout_corr/{name}" for name in expected}
     for name, value in expected.items():
         # The standard deviation is a difference of two float32 numbers near 1, then a root.
@@ -133,6 +150,10 @@ def test_verl_clamps():
     assert found["rollout_corr/chi2_seq"] == pytest.approx(math.exp(40) - 1)
     assert found["rollout_corr/rollout_is_max"] == pytest.approx(math.exp(20))
     assert found["rollout_corr/kl"] == pytest.approx(-(29 + 28) / 3)
+    # IcePop with weights of which none is kept has no effective sample.
+    nothing = values_of(batch, "verl", floor=0.5)
+    assert nothing["rollout_corr/rollout_is_oob_ratio"] == 1.0
+    assert math.isnan(nothing["rollout_corr/rollout_is_eff_sample_size"])
 
 
 def test_nemo_rl():
@@ -205,18 +226,22 @@ def test_prime_rl():
     )
 
 
-@pytest.mark.parametrize("level", ["sequence_mask", "sequence_truncate"])
-def test_trl(level):
+@pytest.mark.parametrize("floor", [None, 0.8])
+@pytest.mark.parametrize(
+    "level", ["sequence_mask", "sequence_truncate", "token_mask", "token_truncate"]
+)
+def test_trl(level, floor):
     batch = make_batch(4, spread=0.3)
     pi, mu, mask = padded(batch)
-    cap = F(3.0)
-    ratio = np.exp(((pi - mu) * mask).sum(-1))
-    assert (ratio > cap).any()
-    ratio = (
-        np.minimum(ratio, cap) if level == "sequence_truncate" else np.where(ratio > cap, 0, ratio)
-    )
+    cap = F(3.0 if level.startswith("sequence") else 1.4)
+    d = (pi - mu) * mask
+    ratio = np.exp(d.sum(-1)) if level.startswith("sequence") else np.exp(d)[mask > 0]
+    low = -np.inf if floor is None else F(floor)
+    outside = (ratio < low) | (ratio > cap)
+    assert outside.any()
+    ratio = np.where(outside, 0, ratio) if level.endswith("mask") else np.clip(ratio, low, cap)
     delta = np.abs(pi - mu)[mask > 0]
-    found = values_of(batch, "trl", level=level)
+    found = values_of(batch, "trl", level=level, cap=float(cap), floor=floor)
     for name, value in {
         "sampling_logp_difference/mean": delta.mean(),
         "sampling_logp_difference/max": delta.max(),
@@ -225,6 +250,19 @@ def test_trl(level):
         "importance_sampling_ratio/max": ratio.max(),
     }.items():
         assert found[f"sampling/{name}"] == pytest.approx(float(value), rel=2e-6, abs=1e-6)
+
+
+def test_trl_cuts_ratios_beyond_every_number():
+    batch = TraceBatch(
+        offsets=np.array([0, 1, 2]),
+        rollout_logprobs=np.array([-900.0, -1.0]),
+        train_logprobs=np.array([-1.0, -1.0]),
+    )
+    for level, mean in (("token_truncate", 2.0), ("token_mask", 0.5), ("sequence_mask", 0.5)):
+        found = values_of(batch, "trl", level=level)
+        assert found["sampling/importance_sampling_ratio/mean"] == pytest.approx(mean)
+    uncapped = values_of(batch, "trl", level="token_mask", cap=math.inf)
+    assert uncapped["sampling/importance_sampling_ratio/max"] == math.inf
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -271,10 +309,14 @@ def test_bad_settings_are_refused():
     with pytest.raises(InputError, match="above 0"):
         values_of(batch, "trl", cap=0.0)
     assert values_of(batch, "trl", cap=0.5)["sampling/importance_sampling_ratio/max"] <= 0.5
-    with pytest.raises(InputError, match="above 1"):
-        values_of(batch, "verl", cap=0.5)
+    with pytest.raises(InputError, match="above 0"):
+        values_of(batch, "verl", cap=-1.0)
+    with pytest.raises(InputError, match="field 'floor': found 5, expected above 0 and at most"):
+        values_of(batch, "trl", floor=5.0)
+    with pytest.raises(InputError, match="no such setting"):
+        values_of(batch, "nemo-rl", floor=0.5)
     for framework in ("verl", "trl"):
-        with pytest.raises(InputError, match=r"expected .(token|sequence_mask)"):
+        with pytest.raises(InputError, match=r"expected (.token.|one of sequence_mask)"):
             values_of(batch, framework, level="geometric")
     with pytest.raises(InputError, match="no token"):
         framework_metrics([make_batch(9, lengths=[0, 0])], "verl")
@@ -321,6 +363,7 @@ def test_command(capsys):
     for words, message in (
         (("--as", "vrl"), "--as"),
         (("--as", "nemo-rl", "--cap", "2"), "--cap"),
+        (("--as", "verl", "--floor", "3"), "--floor"),
         (("--level", "geometric"), "--level"),
     ):
         code, out, err = run("metrics", MOE, *words)

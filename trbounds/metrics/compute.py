@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.metrics import nemo_rl, prime_rl, trl, verl
+from trbounds.metrics.importance import Weights
 from trbounds.metrics.sums import SequenceSums, sum_sequences
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.estimates import number_groups
@@ -27,19 +28,34 @@ _MAX_BLOCKS = 32
 class _Framework(NamedTuple):
     metrics: Callable[..., dict[str, float]]
     columns: tuple[str, ...]
-    cap: float | None
-    level: str | None
+    weighting: _Weighting | None = None
+
+
+class _Weighting(NamedTuple):
+    make: Callable[[float, float | None, str], Weights]
+    token_columns: tuple[str, ...]
+    cap: float
+    level: str
 
 
 FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
     {
-        "verl": _Framework(verl.metrics, verl.COLUMNS, 2.0, "token"),
-        "nemo-rl": _Framework(nemo_rl.metrics, nemo_rl.COLUMNS, None, None),
-        "prime-rl": _Framework(prime_rl.metrics, prime_rl.COLUMNS, None, None),
-        "trl": _Framework(trl.metrics, trl.COLUMNS, 3.0, "sequence_mask"),
+        "verl": _Framework(
+            verl.metrics,
+            verl.COLUMNS,
+            _Weighting(verl.make_weights, verl.TOKEN_COLUMNS, 2.0, "token"),
+        ),
+        "nemo-rl": _Framework(nemo_rl.metrics, nemo_rl.COLUMNS),
+        "prime-rl": _Framework(prime_rl.metrics, prime_rl.COLUMNS),
+        "trl": _Framework(
+            trl.metrics,
+            trl.COLUMNS,
+            _Weighting(trl.make_weights, trl.TOKEN_COLUMNS, 3.0, "sequence_mask"),
+        ),
     }
 )
-"""By name: the formulas, the sums they need, and the default cap and level of weights, if any."""
+"""By name: the formulas, the sums they need, and how weights are made where that can be set, with
+the default cap and level."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,7 @@ def framework_metrics(
     *,
     by_step: bool = False,
     cap: float | None = None,
+    floor: float | None = None,
     level: str | None = None,
 ) -> list[FrameworkMetrics]:
     """Compute the metrics that a framework logs, from its log-probabilities.
@@ -95,9 +112,10 @@ def framework_metrics(
     by_step : bool
         One result per training step (-1: sequences without one), as dashboards show them, instead
         of one of the whole trace.
-    cap, level : float and str, optional
-        The framework's setting of importance weights: verl's ``rollout_is_threshold`` and
-        ``rollout_is``, TRL's ``vllm_importance_sampling_cap`` and ``_mode``.
+    cap, floor, level : float, float and str, optional
+        The framework's setting of importance weights: verl's ``rollout_is_threshold``, its lower
+        number if it has two, and ``rollout_is``; TRL's ``vllm_importance_sampling_clip_max``,
+        ``_clip_min`` and ``_mode``.
 
     Returns
     -------
@@ -121,18 +139,22 @@ def framework_metrics(
             f"found {framework!r}, expected one of {', '.join(FRAMEWORKS)}", field="framework"
         )
     chosen = FRAMEWORKS[framework]
-    settings: dict[str, Any] = {}
-    for name, given, default in (("cap", cap, chosen.cap), ("level", level, chosen.level)):
-        if default is not None:
-            settings[name] = default if given is None else given
-        elif given is not None:
-            raise InputError(f"{framework} has no such setting", field=name)
-    # Only verl caps tokens; TRL's cap is on sequences, and may be 1 or less.
-    token_cap = settings["cap"] if framework == "verl" else 2.0
-    sums = sum_sequences(batches, chosen.columns, cap=token_cap)
+    columns, weights = chosen.columns, Weights()
+    settings: tuple[Weights, str] | tuple[()] = ()
+    if chosen.weighting is not None:
+        make, token_columns, usual_cap, usual_level = chosen.weighting
+        level = usual_level if level is None else level
+        weights = make(usual_cap if cap is None else cap, floor, level)
+        columns += token_columns if level.startswith("token") else ()
+        settings = (weights, level)
+    else:
+        for name, given in (("cap", cap), ("floor", floor), ("level", level)):
+            if given is not None:
+                raise InputError(f"{framework} has no such setting", field=name)
+    sums = sum_sequences(batches, columns, weights)
 
     def evaluate(part: SequenceSums) -> dict[str, float]:
-        return chosen.metrics(part, **settings)
+        return chosen.metrics(part, *settings)
 
     if not by_step:
         return [_with_errors(sums, evaluate, None)]

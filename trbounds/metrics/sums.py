@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
+from trbounds.metrics.importance import Weights
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.token_terms import k3_of
@@ -29,8 +30,8 @@ _LOG_LARGEST_FLOAT32 = float(np.log(np.finfo(np.float32).max))
 class _Block:
     """Terms of the tokens of a block, each computed if it is asked for, once."""
 
-    def __init__(self, batch: TraceBatch, cap: float) -> None:
-        self.batch, self.cap = batch, cap
+    def __init__(self, batch: TraceBatch, weights: Weights) -> None:
+        self.batch, self.weights = batch, weights
 
     @cached_property
     def d(self) -> Floats:
@@ -45,14 +46,18 @@ class _Block:
         return np.expm1(self.d)
 
     @cached_property
-    def weight(self) -> Floats:
+    def clamped(self) -> Floats:
         # The same as clamping d, as e^d grows with d, without another exponential.
         limits = np.exp([-SAFETY_BOUND, SAFETY_BOUND])
         return np.clip(self.ratio_minus_one + 1.0, *limits)
 
     @cached_property
-    def capped(self) -> Floats:
-        return np.clip(self.weight, 1 / self.cap, self.cap)
+    def weight(self) -> Floats:
+        return self.clamped if self.weights.clamps else self.ratio_minus_one + 1.0
+
+    @cached_property
+    def applied(self) -> Floats:
+        return self.weights.applied(self.weight)
 
     def ratio(self) -> Floats:
         """``e^d``, 0 where that overflows float32."""
@@ -90,18 +95,18 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
         "k3": _sum(lambda block: k3_of(block.d, block.ratio_minus_one)),
         "reverse_k3": _sum(_Block.reverse_k3),
         "ratio": _sum(_Block.ratio),
-        "clamped_square": _sum(lambda block: block.weight**2),
+        "clamped_square": _sum(lambda block: block.clamped**2),
         "absolute": _sum(lambda block: block.absolute),
         "absolute_max": lambda block: block.batch.segment_max(block.absolute),
         "exp_absolute": _sum(lambda block: np.exp(block.absolute)),
         "jensen_shannon": _sum(_Block.jensen_shannon),
         "weight": _sum(lambda block: block.weight),
-        "capped_weight": _sum(lambda block: block.capped),
-        "capped_weight_square": _sum(lambda block: block.capped**2),
-        "weight_above": _count(lambda block: block.weight > block.cap),
-        "weight_below": _count(lambda block: block.weight < 1 / block.cap),
-        "weight_max": lambda block: block.batch.segment_max(block.weight, empty=-np.inf),
-        "weight_min": lambda block: -block.batch.segment_max(-block.weight, empty=-np.inf),
+        "weight_above": _count(lambda block: block.weight > block.weights.cap),
+        "weight_below": _count(lambda block: block.weight < block.weights.low),
+        "applied": _sum(lambda block: block.applied),
+        "applied_square": _sum(lambda block: block.applied**2),
+        "applied_max": lambda block: block.batch.segment_max(block.applied, empty=-np.inf),
+        "applied_min": lambda block: -block.batch.segment_max(-block.applied, empty=-np.inf),
     }
 )
 """What can be summed over the tokens of a sequence, with ``d = log pi - log mu``:
@@ -116,13 +121,13 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
 ``absolute_max``
 ``exp_absolute``         ``e^|d|``
 ``jensen_shannon``       half the k3 of either log-probability against that of the even mixture
-``weight``               ``w = e^d``, d clamped to [-20, 20]
-``capped_weight``,       w clamped to [1/cap, cap], and its square
-``capped_weight_square``
-``weight_above``,        1 where w is above cap, below 1/cap
+``weight``               ``w = e^d``, where the framework clamps d to [-20, 20]
+``weight_above``,        1 where w is above the cap, below the floor (or the cap's inverse)
 ``weight_below``
-``weight_max``,          largest and smallest w; -inf and inf without a token
-``weight_min``
+``applied``,             w after the limits of :class:`Weights`, and its square
+``applied_square``
+``applied_max``,         its largest and smallest; -inf and inf without a token
+``applied_min``
 ======================== ======================================================================
 """
 
@@ -179,7 +184,7 @@ class SequenceSums:
 
 
 def sum_sequences(
-    batches: Iterable[TraceBatch], columns: Iterable[str], *, cap: float
+    batches: Iterable[TraceBatch], columns: Iterable[str], weights: Weights
 ) -> SequenceSums:
     """Sum over the tokens of every sequence, in one pass.
 
@@ -189,8 +194,8 @@ def sum_sequences(
         The trace.
     columns : iterable of str
         What to sum: keys of :data:`COLUMNS`.
-    cap : float
-        Largest token weight, above 1; the smallest is its inverse.
+    weights : Weights
+        What the framework makes of log-ratios.
 
     Returns
     -------
@@ -200,13 +205,11 @@ def sum_sequences(
     Raises
     ------
     InputError
-        If `cap` is not a finite number above 1, or no token counts.
+        If no token counts.
     """
-    if not (np.isfinite(cap) and cap > 1):
-        raise InputError(f"found {cap:g}, expected a finite number above 1", field="cap")
     names = tuple(columns)
     parts = [
-        _sum_block(block.counted(), names, cap)
+        _sum_block(block.counted(), names, weights)
         for batch in batches
         for block in batch.slices(_BLOCK_TOKENS)
     ]
@@ -221,8 +224,8 @@ def sum_sequences(
     )
 
 
-def _sum_block(batch: TraceBatch, names: tuple[str, ...], cap: float) -> SequenceSums:
-    block, table = _Block(batch, cap), SequenceTable.from_statistics(batch, {})
+def _sum_block(batch: TraceBatch, names: tuple[str, ...], weights: Weights) -> SequenceSums:
+    block, table = _Block(batch, weights), SequenceTable.from_statistics(batch, {})
     # What is beyond float64 is as infinite here as it is in float32 there.
     with np.errstate(over="ignore"):
         columns = {name: COLUMNS[name](block) for name in names}

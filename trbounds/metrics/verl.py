@@ -14,59 +14,89 @@ sequences, T_i tokens of sequence i, "mean" over all tokens of the batch, "mean_
 ``chi2_token``             mean of ``e^(2d)`` with d clamped to [-20, 20], minus 1
 ``chi2_seq``               mean_i of ``exp(2 s_i)``, ``s_i = sum_t d_t`` clamped to [-20, 20],
                            minus 1
-``rollout_is_mean``        mean of ``w``: ``e^d`` (``rollout_is`` "token") or ``e^(s_i)`` at every
-                           token of i ("sequence"), exponents clamped to [-20, 20]
-``rollout_is_max``,        largest and smallest w over tokens; for "sequence" from the unclamped
-``rollout_is_min``         ``s_i``, the largest cut at ``e^20``
-``rollout_is_ratio_        share of tokens ("sequence": of sequences) with w above the threshold C,
-fraction_high``, ``_low``  below 1/C
-``rollout_is_std``         standard deviation over tokens of w clamped to [1/C, C]
-``rollout_is_eff_          ``1 / mean of (w / (mean w + 1e-8))^2``, w clamped to [1/C, C]: a share
-sample_size``              between 0 and 1
-``rollout_is_seq_*``       of ``mean_t w``: mean, std (n - 1), max, min, largest distance from 1
-                           (``max_deviation``), share above C and below 1/C
+``rollout_is_mean``        mean of ``a``, the weight that the loss has: ``w = e^d`` (``rollout_is``
+                           "token"), or ``w = e^(s_i)`` at every token of i ("sequence"),
+                           exponents clamped to [-20, 20], cut at the threshold C
+``rollout_is_max``,        largest and smallest a over tokens; for "sequence" of ``e^(s_i)``
+``rollout_is_min``         unclamped, the largest cut at ``e^20``
+``rollout_is_ratio_        share of tokens ("sequence": of sequences, unclamped) with w above C,
+fraction_high``, ``_low``  below c
+``rollout_is_std``         standard deviation of a over tokens
+``rollout_is_eff_          ``1 / mean of (a / (mean a + 1e-8))^2``: a share between 0 and 1
+sample_size``
+``rollout_is_seq_*``       of ``mean_t a``: mean, std (n - 1), max, min, largest distance from 1
+                           (``max_deviation``); of ``mean_t w``: the share above C and below c
+``rollout_is_oob_ratio``   with two thresholds only: share of tokens with w outside of [c, C]
 ========================== ====================================================================
 
-C is ``rollout_is_threshold``. Weights are those before truncation at C, as verl logs them. verl
-computes in the dtype of the log-probabilities and adds 1e-8 to its token counts; here it is
-float64. Source: ``verl/trainer/ppo/rollout_corr_helper.py``.
+``rollout_is_threshold`` is C, then c is 1/C; or it is "c_C", then weights outside of [c, C] become
+0 (IcePop) and none is cut. verl computes in the dtype of the log-probabilities and adds 1e-8 to its
+token counts; here it is float64.
+
+Source: ``verl/trainer/ppo/rollout_corr_helper.py`` of verl 0.9.1. Earlier versions differ in
+``rollout_is_*``: up to 0.7.1 all are of w before truncation, spread and effective sample of w
+clamped to [1/C, C]; 0.8.0 takes the shares of sequences, too, of ``mean_t a``.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from numpy.typing import NDArray
 
 from trbounds.errors import InputError
+from trbounds.metrics.importance import Weights
 from trbounds.metrics.sums import SAFETY_BOUND, SequenceSums
 
-__all__ = ["COLUMNS", "metrics"]
+__all__ = ["COLUMNS", "TOKEN_COLUMNS", "make_weights", "metrics"]
 
-COLUMNS = (
-    "train",
-    "rollout",
-    "log_ratio",
-    "k3",
-    "clamped_square",
-    "weight",
-    "capped_weight",
-    "capped_weight_square",
-    "weight_above",
-    "weight_below",
-    "weight_max",
-    "weight_min",
-)
+Floats = NDArray[np.float64]
+
+COLUMNS = ("train", "rollout", "log_ratio", "k3", "clamped_square")
 """What has to be summed."""
 
+TOKEN_COLUMNS = (
+    "weight",
+    "weight_above",
+    "weight_below",
+    "applied",
+    "applied_square",
+    "applied_max",
+    "applied_min",
+)
+"""What has to be summed for token weights, besides."""
 
-def metrics(sums: SequenceSums, *, cap: float = 2.0, level: str = "token") -> dict[str, float]:
+
+def make_weights(cap: float, floor: float | None, level: str) -> Weights:
+    """Say what verl makes of log-ratios.
+
+    Parameters
+    ----------
+    cap, floor : float
+        ``rollout_is_threshold``: its only, or its upper and its lower number.
+    level : {"token", "sequence"}
+        ``rollout_is``.
+
+    Raises
+    ------
+    InputError
+        For an unknown `level`, or limits out of range.
+    """
+    if level not in ("token", "sequence"):
+        raise InputError(f"found {level!r}, expected 'token' or 'sequence'", field="level")
+    return Weights(cap=cap, floor=floor, masks=floor is not None, clamps=True)
+
+
+def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float]:
     """Compute verl's off-policy and importance-sampling metrics of one batch.
 
     Parameters
     ----------
     sums : SequenceSums
-        The batch, with :data:`COLUMNS`, summed with the same `cap`.
-    cap : float
-        ``rollout_is_threshold``.
+        The batch, with :data:`COLUMNS`, for "token" also :data:`TOKEN_COLUMNS`.
+    weights : Weights
+        Of :func:`make_weights`, as summed with.
     level : {"token", "sequence"}
         ``rollout_is``.
 
@@ -74,14 +104,7 @@ def metrics(sums: SequenceSums, *, cap: float = 2.0, level: str = "token") -> di
     -------
     dict of str to float
         By the name on the dashboard. Formulas: see the module.
-
-    Raises
-    ------
-    InputError
-        For an unknown `level`.
     """
-    if level not in ("token", "sequence"):
-        raise InputError(f"found {level!r}, expected 'token' or 'sequence'", field="level")
     train, rollout = sums.sequence_mean("train"), sums.sequence_mean("rollout")
     difference = rollout - train
     sequence = np.clip(sums["log_ratio"], -SAFETY_BOUND, SAFETY_BOUND)
@@ -100,61 +123,69 @@ def metrics(sums: SequenceSums, *, cap: float = 2.0, level: str = "token") -> di
         "chi2_token": sums.token_mean("clamped_square") - 1,
         "chi2_seq": np.exp(2 * sequence).mean() - 1,
     }
-    weights = _token_weights(sums) if level == "token" else _sequence_weights(sums, sequence, cap)
-    found |= weights | _by_sequence(sums, sequence, cap, level)
+    found |= _of_tokens(sums) if level == "token" else _of_sequences(sums, weights)
+    outside = found.pop("outside")
+    if weights.floor is not None:
+        found["rollout_is_oob_ratio"] = outside
+    each, raw = _by_sequence(sums, weights, level)
+    found |= {
+        "rollout_is_seq_mean": each.mean(),
+        "rollout_is_seq_std": each.std(ddof=1) if each.size > 1 else 0.0,
+        "rollout_is_seq_max": each.max(),
+        "rollout_is_seq_min": each.min(),
+        "rollout_is_seq_max_deviation": np.abs(each - 1).max(),
+        "rollout_is_seq_fraction_high": (raw > weights.cap).mean(),
+        "rollout_is_seq_fraction_low": (raw < weights.low).mean(),
+    }
     return {f"rollout_corr/{name}": float(value) for name, value in found.items()}
 
 
-def _token_weights(sums: SequenceSums) -> dict[str, float]:
-    mean, square = sums.token_mean("capped_weight"), sums.token_mean("capped_weight_square")
+def _of_tokens(sums: SequenceSums) -> dict[str, float]:
+    above, below = sums.token_mean("weight_above"), sums.token_mean("weight_below")
     return {
-        "rollout_is_mean": sums.token_mean("weight"),
-        "rollout_is_max": float(sums["weight_max"].max()),
-        "rollout_is_min": float(sums["weight_min"].min()),
-        "rollout_is_ratio_fraction_high": sums.token_mean("weight_above"),
-        "rollout_is_ratio_fraction_low": sums.token_mean("weight_below"),
-        **_spread(mean, square),
+        "rollout_is_max": float(sums["applied_max"].max()),
+        "rollout_is_min": float(sums["applied_min"].min()),
+        "rollout_is_ratio_fraction_high": above,
+        "rollout_is_ratio_fraction_low": below,
+        "outside": above + below,
+        **_spread(sums.token_mean("applied"), sums.token_mean("applied_square")),
     }
 
 
-def _sequence_weights(
-    sums: SequenceSums, log_weight: np.ndarray[tuple[int], np.dtype[np.float64]], cap: float
-) -> dict[str, float]:
+def _of_sequences(sums: SequenceSums, weights: Weights) -> dict[str, float]:
     tokens = sums.length / sums.length.sum()
-    weight = np.exp(log_weight)
-    capped = np.clip(weight, 1 / cap, cap)
+    log_ratio = sums["log_ratio"]
+    raw = _sequence_weight(log_ratio)
+    applied = weights.applied(raw)
+    # Of the cap, not of its inverse: that has no logarithm where there is no cap.
+    low = -math.log(weights.cap) if weights.floor is None else math.log(weights.floor)
     return {
-        "rollout_is_mean": float(tokens @ weight),
-        "rollout_is_max": float(np.exp(min(sums["log_ratio"].max(), SAFETY_BOUND))),
-        "rollout_is_min": float(np.exp(sums["log_ratio"].min())),
-        "rollout_is_ratio_fraction_high": float((sums["log_ratio"] > np.log(cap)).mean()),
-        "rollout_is_ratio_fraction_low": float((sums["log_ratio"] < -np.log(cap)).mean()),
-        **_spread(float(tokens @ capped), float(tokens @ (capped * capped))),
+        "rollout_is_max": float(np.exp(min(log_ratio.max(), SAFETY_BOUND))),
+        "rollout_is_min": float(np.exp(log_ratio.min())),
+        "rollout_is_ratio_fraction_high": float((log_ratio > math.log(weights.cap)).mean()),
+        "rollout_is_ratio_fraction_low": float((log_ratio < low).mean()),
+        "outside": float(tokens @ ((raw < weights.low) | (raw > weights.cap))),
+        **_spread(float(tokens @ applied), float(tokens @ (applied * applied))),
     }
 
 
 def _spread(mean: float, square: float) -> dict[str, float]:
     return {
+        "rollout_is_mean": mean,
         "rollout_is_std": max(square - mean**2, 0.0) ** 0.5,
-        "rollout_is_eff_sample_size": (mean + 1e-8) ** 2 / square,
+        # Where every weight became 0 there is no sample.
+        "rollout_is_eff_sample_size": (mean + 1e-8) ** 2 / square if square else math.nan,
     }
 
 
-def _by_sequence(
-    sums: SequenceSums,
-    log_weight: np.ndarray[tuple[int], np.dtype[np.float64]],
-    cap: float,
-    level: str,
-) -> dict[str, float]:
-    mean = sums.sequence_mean("weight")
-    if level == "sequence":
-        mean = np.where(sums.length > 0, np.exp(log_weight), 0.0)
-    return {
-        "rollout_is_seq_mean": mean.mean(),
-        "rollout_is_seq_std": mean.std(ddof=1) if mean.size > 1 else 0.0,
-        "rollout_is_seq_max": mean.max(),
-        "rollout_is_seq_min": mean.min(),
-        "rollout_is_seq_max_deviation": np.abs(mean - 1).max(),
-        "rollout_is_seq_fraction_high": (mean > cap).mean(),
-        "rollout_is_seq_fraction_low": (mean < 1 / cap).mean(),
-    }
+def _by_sequence(sums: SequenceSums, weights: Weights, level: str) -> tuple[Floats, Floats]:
+    """Mean over tokens of applied and of raw weights; 0 for a sequence without tokens."""
+    if level == "token":
+        return sums.sequence_mean("applied"), sums.sequence_mean("weight")
+    raw = _sequence_weight(sums["log_ratio"])
+    filled = sums.length > 0
+    return np.where(filled, weights.applied(raw), 0.0), np.where(filled, raw, 0.0)
+
+
+def _sequence_weight(log_ratio: Floats) -> Floats:
+    return np.asarray(np.exp(np.clip(log_ratio, -SAFETY_BOUND, SAFETY_BOUND)), dtype=np.float64)

@@ -27,14 +27,22 @@ def command(
     ] = False,
     cap: Annotated[
         float | None,
-        typer.Option(metavar="X", help="verl's rollout_is_threshold, TRL's importance cap."),
+        typer.Option(
+            metavar="X", help="verl's rollout_is_threshold, TRL's clip_max of importance ratios."
+        ),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Lower number of verl's threshold, as for IcePop; TRL's clip_min."
+        ),
     ] = None,
     level: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="verl's rollout_is (token, sequence), TRL's mode (sequence_mask, "
-            "sequence_truncate).",
+            "sequence_truncate, token_mask, token_truncate).",
         ),
     ] = None,
     example: Annotated[
@@ -61,8 +69,13 @@ def command(
     from trbounds_cli.tracing import read_batches, read_summary
 
     if framework == "trbounds":
-        for option, given in (("--by-step", by_step), ("--cap", cap), ("--level", level)):
-            if given:
+        for option, given in (
+            ("--by-step", by_step or None),
+            ("--cap", cap),
+            ("--floor", floor),
+            ("--level", level),
+        ):
+            if given is not None:
                 raise InputError("trbounds has no such setting", field=option)
         summary = read_summary(
             traces, example=example, form=form, reward_range=reward_range, on_error=on_error
@@ -73,10 +86,12 @@ def command(
         traces, example=example, form=form, reward_range=reward_range, on_error=on_error
     )
     try:
-        found = framework_metrics(batches, framework, by_step=by_step, cap=cap, level=level)
+        found = framework_metrics(
+            batches, framework, by_step=by_step, cap=cap, floor=floor, level=level
+        )
     except InputError as error:
         # Parameters are named after the option that sets them.
-        options = {"framework": "--as", "cap": "--cap", "level": "--level"}
+        options = {"framework": "--as", "cap": "--cap", "floor": "--floor", "level": "--level"}
         if error.field not in options:
             raise
         raise InputError(error.problem, field=options[error.field]) from None
