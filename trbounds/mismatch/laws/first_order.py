@@ -31,7 +31,8 @@ def relaxed(c: MismatchCase) -> Any:
 
 def statement() -> Statement:
     """Both forms in sympy."""
-    from trbounds.lemmas.softmax import FIRST_ORDER, MISMATCH_SYMBOLS, WITHOUT_REMAINDER
+    from trbounds.lemmas.one_minus_p import FIRST_ORDER, WITHOUT_REMAINDER
+    from trbounds.lemmas.softmax import MISMATCH_SYMBOLS
     from trbounds.symbolic import Statement
 
     return Statement(FIRST_ORDER.right, relaxed=WITHOUT_REMAINDER.right, symbols=MISMATCH_SYMBOLS)
@@ -40,7 +41,7 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """Slope of both envelopes at a = 0; then the form without remainder."""
     from trbounds.derivation import Chain, Derivation
-    from trbounds.lemmas import softmax as lemma
+    from trbounds.lemmas import one_minus_p as lemma
 
     first = Chain(LAW.title, lemma.first_order_part).by(lemma.FIRST_ORDER)
     whole = Chain(LAW.title, lemma.abs_delta).by(lemma.WITHOUT_REMAINDER)

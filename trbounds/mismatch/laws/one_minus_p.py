@@ -19,7 +19,8 @@ def formula(c: MismatchCase) -> Any:
 
 def statement() -> Statement:
     """The same in sympy."""
-    from trbounds.lemmas.softmax import MEAN_VALUE, MISMATCH_SYMBOLS
+    from trbounds.lemmas.one_minus_p import MEAN_VALUE
+    from trbounds.lemmas.softmax import MISMATCH_SYMBOLS
     from trbounds.symbolic import Statement
 
     return Statement(MEAN_VALUE.right, symbols=MISMATCH_SYMBOLS)
@@ -28,7 +29,7 @@ def statement() -> Statement:
 def derive() -> Derivation:
     """On the path, d log p_i moves by at most 2a (1 - p_i); concavity names the end point."""
     from trbounds.derivation import Chain
-    from trbounds.lemmas.softmax import MEAN_VALUE, abs_delta
+    from trbounds.lemmas.one_minus_p import MEAN_VALUE, abs_delta
 
     return Chain(LAW.title, abs_delta).by(MEAN_VALUE).end(statement().value)
 
