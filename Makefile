@@ -31,9 +31,12 @@ bench-gpu: $(INSTALLED) ## As bench, on a CUDA device; needs the extra 'cuda'
 docs: $(INSTALLED) ## Write the tables of docs/theory.md, and docs/derivations.md
 	$(BIN)/python docs/generate.py
 
+# Without the extra 'remote', which brings three clouds; its tests need fsspec alone.
+EXTRAS := traces certified fast logits dask
+
 lock: ## Renew requirements.lock (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	  --extra all --group dev --no-annotate --no-header --no-emit-index-url \
+	  $(EXTRAS:%=--extra %) --group dev --no-annotate --no-header --no-emit-index-url \
 	  --no-emit-find-links --output-file requirements.lock
 
 # Everything is pinned by hash, the build backend too, so that nothing is resolved anew.

@@ -271,7 +271,7 @@ class Payload:
         ({1, 2}, "__builtin__.set"),
         (1j, "__builtin__.complex"),
         (b"bytes", "_codecs.encode"),
-        (PickleError("x"), "PickleError"),
+        (Source("x"), "Source"),
     ],
 )
 def test_any_other_name_is_refused_by_name(torch_writer, tmp_path, payload, name):
