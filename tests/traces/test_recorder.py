@@ -216,14 +216,15 @@ def recipes():
 
 def test_every_recipe_is_tested():
     text = (ROOT / "docs" / "recipes.md").read_text()
-    names = {"verl, before the loop", "verl, in the loop", "trl", "any loop"}
+    names = {"verl, in the constructor", "verl, before the correction", "trl", "any loop"}
     assert set(recipes()) == names
     assert text.count("```python") == len(names)
 
 
 def test_recipe_verl(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rollout, train, mask = padded([4, 6])
+    # The last one is a sample that fills the batch up.
+    rollout, train, mask = padded([4, 6, 0])
     scores = np.zeros(mask.shape)
     scores[0, 3] = 1.0
     tensors = {
@@ -232,13 +233,15 @@ def test_recipe_verl(tmp_path, monkeypatch):
         "response_mask": mask.astype(np.int64),
         "token_level_scores": scores,
     }
-    uid = np.array(["u1", "u1"], dtype=object)
-    batch = types.SimpleNamespace(batch=tensors, non_tensor_batch={"uid": uid})
-    names = {"batch": batch, "self": types.SimpleNamespace(global_steps=11)}
-    exec(recipes()["verl, before the loop"], names)
-    exec(recipes()["verl, in the loop"], names)
-    names["recorder"].close()
+    uid = np.array(["u1", "u1", "pad0"], dtype=object)
+    trainer = types.SimpleNamespace(global_steps=11)
+    data = types.SimpleNamespace(batch=tensors, non_tensor_batch={"uid": uid})
+    names = {"data": data, "self": trainer, "np": np}
+    exec(recipes()["verl, in the constructor"], names)
+    exec(recipes()["verl, before the correction"], names)
+    trainer.recorder.close()
     found = only("traces")
+    assert found.lengths.tolist() == [4, 6]
     assert found.rollout_logprobs.tolist() == rollout[mask].tolist()
     assert found.train_logprobs.tolist() == train[mask].tolist()
     assert found.reward.tolist() == [1.0, 0.0]
@@ -246,18 +249,28 @@ def test_recipe_verl(tmp_path, monkeypatch):
     assert found.step.tolist() == [11, 11]
 
 
-def test_recipe_trl(tmp_path, monkeypatch):
+@pytest.mark.parametrize("tools", [False, True])
+def test_recipe_trl(tmp_path, monkeypatch, tools):
     monkeypatch.chdir(tmp_path)
     rollout, train, mask = padded([2, 5])
+    rollout[1, 3] = np.nan
     output = {
         "sampling_per_token_logps": rollout,
         "old_per_token_logps": train,
         "completion_mask": mask.astype(np.int64),
         "advantages": np.array([0.5, -0.5]),
     }
+    counted = mask.copy()
+    counted[1, 3] = False
+    if tools:
+        # The second token of the second completion is what a tool returned.
+        output["tool_mask"] = np.ones(mask.shape, dtype=np.int64)
+        output["tool_mask"][1, 1] = 0
+        counted[1, 1] = False
 
     class GRPOTrainer:
         state = types.SimpleNamespace(global_step=3)
+        model = types.SimpleNamespace(training=True)
 
         def _generate_and_score_completions(self, inputs):
             return output
@@ -267,12 +280,16 @@ def test_recipe_trl(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trl", trl)
     names = {}
     exec(recipes()["trl"], names)
+    trainer = names["RecordingTrainer"]()
     inputs = [{"prompt": [{"role": "user", "content": "1+1"}]}] * 2
-    assert names["RecordingTrainer"]()._generate_and_score_completions(inputs) is output
+    assert trainer._generate_and_score_completions(inputs) is output
+    trainer.model.training = False
+    assert trainer._generate_and_score_completions(inputs) is output
     names["recorder"].close()
     found = only("traces")
     assert found.lengths.tolist() == [2, 5]
-    assert np.allclose(found.log_ratio, -0.125)
+    assert found.mask.tolist() == [*counted[0, :2], *counted[1, :5]]
+    assert np.allclose(found.counted().log_ratio, -0.125)
     assert found.advantages.tolist() == [0.5] * 2 + [-0.5] * 5
     assert found.step.tolist() == [3, 3]
     assert len(set(found.prompt_id)) == 1
