@@ -122,6 +122,8 @@ def test_the_kl_is_the_larger_of_two_means() -> None:
         assert profile.kl_seq == pytest.approx(max(k1, k3), rel=1e-9)
         assert profile.kl_seq >= np.sum(profile.kl_mean) * (1 - 1e-12) > 0
         raised += k1 > k3
+        # Every profile of the jackknife is one: no KL in it is negative.
+        assert np.isfinite(bounds_on_trace(summary)["sequence_kl"].standard_error)
     assert 5 < raised < 35
 
 

@@ -202,6 +202,10 @@ def leave_one_out_profile(
     """
     blocks = Blocks(summary.groups())
     changed = {name: blocks.leave_one_out(m.column) for name, m in _means(summary).items()}
+    if not summary.has("kl"):
+        # Without a block the mean of k1 may fall below that of k3, and below 0.
+        least = blocks.leave_one_out(summary.sequences["k3_sum"])
+        changed["kl_seq"] = np.maximum(changed["kl_seq"], least)
     if summary.has("reward"):
         variance = RewardVariance.of(summary, blocks, total=reward_variance == "total")
         changed["reward_var"] = variance.leave_one_out
