@@ -157,7 +157,7 @@ def mask(
     >>> summary, rule = summarize(example_path()), parse_rule("0.99 <= token ratio <= 1.01")
     >>> kept = keep_tokens(summary, [rule], open_trace(example_path()))
     >>> round(mask(summary, rule, kept=kept).kept_token_share.value, 3)
-    0.0
+    0.704
     """
     rule = parse_rule(rule) if isinstance(rule, str) else rule
     if statistics is None:

@@ -76,7 +76,7 @@ def parse_rule(text: str) -> Rule:
     --------
     >>> from trbounds.masking import parse_rule
     >>> str(parse_rule("seq_mean_k3(0.001) and not max ratio > 2"))
-    'mean k3 <= 0.001 and (not (max ratio > 2.0))'
+    'mean clamped_k3 <= 0.001 and (not (max ratio > 2.0))'
     """
     if len(text) > _LONGEST:
         raise InputError(f"found {len(text)} characters, expected at most {_LONGEST}", field="rule")

@@ -95,7 +95,7 @@ def _both(first: str, second: str) -> Callable[..., Rule]:
 
 _TRM = "TRM (arXiv 2512.23075)"
 _SAMPLED = f"{_TRM}, from sampled tokens"
-_VERL = "verl rollout_rs, with its clamp: log rho to [-20, 20] before anything else"
+_VERL = "verl rollout_rs, log rho clamped to [-20, 20]"
 _QUIRK = (
     f"{_VERL}; the bounds act on -log rho, so that rho stays in [1/upper, 1/lower]; with one "
     "number the lower bound is its inverse"
