@@ -1,11 +1,10 @@
 """Divergences of rows of logits on a CUDA device, through CuPy (the extra ``cuda``).
 
-The kernels are in ``divergences.cu``. Each group of rows takes three launches: log-normalisers,
-sums, and the correction of rows with a tiny total variation (see `trbounds.divergences.exact`). The
-logits are read twice, because the sum of |π - μ| needs both normalisers first; groups are small
-enough for the second reading to come from the second-level cache, so that each logit crosses the
-memory bus once. Logits on the host travel through two pinned buffers on two streams: one is filled
-and sent while the other is worked on.
+The kernel is in ``divergences.cu``. A row is shared by a group of blocks that keep it in their
+shared memory, so that each logit crosses the memory bus once although it is used twice. Two
+launches do everything: one for all rows, one for those that were too close to be summed at the
+first normalisers. Logits on the host travel through two pinned buffers on two streams: one is
+filled and sent while the other is worked on.
 
 No GPU has run this yet; `benchmarks/bench_gpu.py` checks and measures it.
 """
@@ -13,6 +12,7 @@ No GPU has run this yet; `benchmarks/bench_gpu.py` checks and measures it.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -24,12 +24,15 @@ from trbounds.errors import InputError, MissingDependency
 __all__ = ["cuda_row_sums", "is_available", "is_device_array", "share_with_cupy"]
 
 THREADS = 256
-_SUMS = 8
-_TERMS_PER_THREAD = 32
-_MOST_SLICES = 64
+_COLUMNS = 9
+_SHARE = 4 + 13 + 2 * 128  # numbers that a block tells its group: SHARE of the source
+_TERMS_PER_THREAD = 128  # at most, where blocks allow: they are summed in float in float32 mode
+_RESERVED_SHARED_BYTES = 1024  # of each block, taken by the driver
 _STAGE_BYTES = 64_000_000  # of one pinned buffer, both policies
+# Blocks that share a multiprocessor: as many as their registers allow.
+_BLOCKS = {"float64": 3, "float32": 4}
 # How the kernel reads each dtype: type of the stored number, and which 16-bit float it holds.
-# CuPy has no bfloat16: arrays of 16-bit integers are taken for the bits of bfloat16.
+# Without ml_dtypes CuPy has no bfloat16: 16-bit integers are taken for the bits of bfloat16.
 _LOGIT_TYPES = {
     "float64": ("double", 0),
     "float32": ("float", 0),
@@ -38,8 +41,26 @@ _LOGIT_TYPES = {
     "int16": ("unsigned short", 2),
     "uint16": ("unsigned short", 2),
 }
-# float32 normalisers are good to 1e-7, which the total variation feels below 1e-2.
-_CORRECT_BELOW = {"float64": 1e-4, "float32": 1e-2}
+_WORDS = {16: "uint4", 8: "uint2", 4: "unsigned int", 2: "unsigned short"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows are spread over blocks.
+
+    Attributes
+    ----------
+    slices : int
+        Blocks that share a row.
+    kept : int
+        Loads of each policy that a block keeps in shared memory; it reads the others twice.
+    groups : int
+        Rows that are worked on at once.
+    """
+
+    slices: int
+    kept: int
+    groups: int
 
 
 def is_available() -> bool:
@@ -54,27 +75,47 @@ def is_available() -> bool:
 
 def is_device_array(x: Any) -> bool:
     """Tell whether an array lives on a CUDA device, without importing its library."""
-    if hasattr(x, "__cuda_array_interface__"):
-        return True
-    return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] == 2  # kDLCUDA
+    # First DLPack: torch refuses the other attribute for tensors that need a gradient.
+    if hasattr(x, "__dlpack_device__"):
+        return bool(x.__dlpack_device__()[0] == 2)  # kDLCUDA
+    return hasattr(x, "__cuda_array_interface__")
 
 
-def compile_options(dtype: str, precision: str) -> tuple[str, ...]:
-    """Return the definitions that specialise the source for one dtype and precision."""
+def compile_options(dtype: str, precision: str, lanes: int) -> tuple[str, ...]:
+    """Return the definitions that specialise the source.
+
+    Parameters
+    ----------
+    dtype : str
+        Of the logits.
+    precision : {"float64", "float32"}
+        Of the terms.
+    lanes : int
+        Logits per load.
+    """
     logit, half = _LOGIT_TYPES[dtype]
+    value = "double" if dtype == "float64" else "float"
     real = "double" if precision == "float64" else "float"
-    return (f"-DLOGIT={logit}", f"-DHALF={half}", f"-DREAL={real}", f"-DTHREADS={THREADS}")
+    word = _WORDS[lanes * {"float64": 8, "float32": 4}.get(dtype, 2)]
+    return (
+        *(f"-DLOGIT={logit}", f"-DHALF={half}", f"-DVALUE={value}", f"-DREAL={real}"),
+        *(f"-DLANES={lanes}", f"-DWORD={word}"),
+        *(f"-DTHREADS={THREADS}", f"-DBLOCKS={_BLOCKS[precision]}", "-std=c++17"),
+    )
 
 
-def slices_per_row(width: int) -> int:
-    """Return how many blocks share a row."""
-    return min(_MOST_SLICES, max(1, -(-width // (THREADS * _TERMS_PER_THREAD))))
+def lanes_per_load(itemsize: int, width: int, *addresses: int) -> int:
+    """Return how many logits one load of at most 16 bytes takes, in rows of this width."""
+    lanes = 16 // itemsize
+    while lanes > 1 and any(a % (lanes * itemsize) for a in (width * itemsize, *addresses)):
+        lanes //= 2
+    return lanes
 
 
-def rows_per_group(width: int, itemsize: int, cache_bytes: int) -> int:
-    """Return how many rows of both policies fill half of the second-level cache."""
-    most_blocks = 65_535  # of the second axis of a grid
-    return min(most_blocks, max(1, cache_bytes // 2 // (2 * width * itemsize)))
+def slices_per_row(width: int, itemsize: int, shared_bytes: int) -> int:
+    """Return into how many slices a row is cut, for both policies to fit the shared memory."""
+    by_memory = -(-2 * width * itemsize // max(shared_bytes, 1))
+    return max(1, min(by_memory, width), -(-width // (THREADS * _TERMS_PER_THREAD)))
 
 
 def rows_per_stage(width: int, itemsize: int) -> int:
@@ -83,12 +124,16 @@ def rows_per_stage(width: int, itemsize: int) -> int:
 
 
 @functools.cache
-def _kernels(dtype: str, precision: str) -> tuple[Any, Any]:
+def _kernel(dtype: str, precision: str, lanes: int) -> Any:
     import cupy
 
     source = files("trbounds.logits").joinpath("divergences.cu").read_text(encoding="utf-8")
-    module = cupy.RawModule(code=source, options=compile_options(dtype, precision))
-    return module.get_function("normalisers"), module.get_function("sums")
+    module = cupy.RawModule(
+        code=source,
+        options=compile_options(dtype, precision, lanes),
+        enable_cooperative_groups=True,
+    )
+    return module.get_function("divergences")
 
 
 def _import_cupy() -> Any:
@@ -112,9 +157,19 @@ def share_with_cupy(x: Any) -> Any:
     ------
     MissingDependency
         If CuPy is not installed.
+    InputError
+        If its library does not share the array.
     """
     cupy = _import_cupy()
-    return x if isinstance(x, cupy.ndarray) else cupy.from_dlpack(x)
+    if isinstance(x, cupy.ndarray):
+        return x
+    try:
+        return cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
+    except Exception as error:  # of whichever library exports the array
+        raise InputError(
+            f"found an array that cannot be shared ({error}), expected one on a CUDA device; of "
+            "torch, tensor.detach(), and bfloat16 as tensor.view(torch.int16)"
+        ) from None
 
 
 def cuda_row_sums(x: Any, y: Any, *, precision: str) -> Any:
@@ -149,89 +204,121 @@ def cuda_row_sums(x: Any, y: Any, *, precision: str) -> Any:
             f"{', '.join(_LOGIT_TYPES)} for both",
             field="rollout_logits, train_logits",
         )
-    if isinstance(x, np.ndarray):
+    if not isinstance(x, cupy.ndarray):
         return _from_host(cupy, x, y, precision)
-    x, y = cupy.ascontiguousarray(x), cupy.ascontiguousarray(y)
-    return _on_device(cupy, x, y, x.dtype.name, precision)
+    if x.device != y.device:
+        raise InputError(
+            f"found an array on {y.device}, expected {x.device} as of 'rollout_logits'",
+            field="train_logits",
+        )
+    with x.device:
+        x, y = cupy.ascontiguousarray(x), cupy.ascontiguousarray(y)
+        return _on_device(cupy, x, y, x.dtype.name, precision).T
 
 
 def _on_device(cupy: Any, x: Any, y: Any, dtype: str, precision: str) -> Any:
-    """Work through rows on the device, on the current stream."""
-    normalisers, sums = _kernels(dtype, precision)
+    """Return the columns of rows on the current device, shape (9, n), on the current stream."""
     n, width = x.shape
-    slices = slices_per_row(width)
-    cache = int(cupy.cuda.Device().attributes["L2CacheSize"])
-    group = rows_per_group(width, x.dtype.itemsize, cache)
-    partial = cupy.empty((min(group, n), slices, 4))
-    second = cupy.empty((min(group, n), slices, _SUMS))
-    third = cupy.empty((n, slices, _SUMS))
-    norms = cupy.empty((n, 2))
-    limit = _CORRECT_BELOW[precision]
-    for start in range(0, n, group):
-        rows = slice(start, start + group)
-        a, b = x[rows], y[rows]
-        grid, block = (slices, a.shape[0]), (THREADS,)
-        long_width = np.int64(width)
-        normalisers(grid, block, (a, b, long_width, partial))
-        common = (a, b, long_width, partial, second)
-        sums(grid, block, (*common, np.float64(0.0), second, norms[rows]))
-        sums(grid, block, (*common, np.float64(limit), third[rows], norms[rows]))
-    columns = third.sum(axis=1)
-    columns[:, 2] = cupy.minimum(columns[:, 2], 1.0)
-    columns[:, 5] = third[:, :, 5].max(axis=1)
-    return cupy.concatenate([columns[:, :7], norms], axis=1)
+    columns = cupy.full((_COLUMNS, n), cupy.nan)
+    if n == 0:
+        return columns
+    lanes = lanes_per_load(x.dtype.itemsize, width, x.data.ptr, y.data.ptr)
+    kernel = _kernel(dtype, precision, lanes)
+    layout, shared_bytes = _layout(cupy, kernel, x, lanes, precision)
+    share = 2 * layout.slices * _SHARE
+    scratch = cupy.empty(layout.groups * share)
+    redo = cupy.zeros(1 + n, dtype=cupy.uint32)
+    state = cupy.empty((3, n))
+    # What the first pass may leave wrong in the difference of the normalisers.
+    near = 1e-11 if dtype == precision == "float64" else 4e-6
+    sizes = (np.int64(n), *map(np.int32, (width // lanes, layout.slices, layout.kept)))
+    for again in (0, 1):
+        arrived = cupy.zeros(2 * layout.groups, dtype=cupy.uint32)
+        buffers = (scratch, arrived, redo, state, columns)
+        kernel(
+            (layout.groups * layout.slices,),
+            (THREADS,),
+            (x, y, *sizes, np.float64(near), np.int32(again), *buffers),
+            shared_mem=shared_bytes,
+        )
+    return columns
+
+
+def _layout(cupy: Any, kernel: Any, x: Any, lanes: int, precision: str) -> tuple[Layout, int]:
+    """Spread rows over the blocks that the current device can hold at once."""
+    device = cupy.cuda.Device()
+    attributes = device.attributes
+    n, width = x.shape
+    own = kernel.shared_size_bytes + _RESERVED_SHARED_BYTES
+    most = min(
+        attributes["MaxSharedMemoryPerMultiprocessor"] // _BLOCKS[precision] - own,
+        attributes["MaxSharedMemoryPerBlockOptin"] - own,
+    )
+    slices = slices_per_row(width, x.dtype.itemsize, most)
+    packs, pack_bytes = width // lanes, lanes * x.dtype.itemsize
+    kept = min(-(-packs // slices), most // (2 * pack_bytes))
+    shared_bytes = 2 * kept * pack_bytes
+    kernel.max_dynamic_shared_size_bytes = shared_bytes
+    kernel.preferred_shared_memory_carveout = 100
+    resident = attributes["MultiProcessorCount"] * (
+        cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            kernel.kernel.ptr, THREADS, shared_bytes
+        )
+    )
+    # All blocks wait for one another: more than are resident would never start.
+    slices = min(slices, resident)
+    return Layout(slices, kept, min(n, resident // slices)), shared_bytes
 
 
 def _from_host(cupy: Any, x: NDArray[Any], y: NDArray[Any], precision: str) -> NDArray[np.float64]:
     """Send blocks of rows through two pinned buffers, and work on one while the other travels."""
     dtype = x.dtype.name
-    bits = np.dtype(np.uint16) if x.dtype.itemsize == 2 else x.dtype
     n, width = x.shape
-    step = rows_per_stage(width, bits.itemsize)
-    result = np.empty((n, 9))
-    stages = [_Stage(cupy, (2, min(step, n), width), bits) for _ in range(min(2, -(-n // step)))]
+    step = rows_per_stage(width, x.dtype.itemsize)
+    result = np.empty((_COLUMNS, n))
+    count = min(2, -(-n // step))
+    stages = [_Stage(cupy, (2, min(step, n), width), dtype, precision) for _ in range(count)]
     for k, start in enumerate(range(0, n, step)):
-        stage = stages[k % len(stages)]
+        stage = stages[k % count]
         stage.finish(result)
         rows = slice(start, min(start + step, n))
-        stage.start(rows, x[rows].view(bits), y[rows].view(bits), dtype, precision)
+        stage.start(rows, x[rows], y[rows])
     for stage in stages:
         stage.finish(result)
-    return result
+    return result.T
 
 
 class _Stage:
     """A pinned buffer, its copy on the device, and the stream on which both are used."""
 
-    def __init__(self, cupy: Any, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
-        self._cupy = cupy
+    def __init__(self, cupy: Any, shape: tuple[int, int, int], dtype: str, precision: str) -> None:
+        self._cupy, self._dtype, self._precision = cupy, dtype, precision
         self._stream = cupy.cuda.Stream(non_blocking=True)
+        # bfloat16 as its bits; everything else in the byte order of this machine.
+        stored = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
         count = int(np.prod(shape))
-        memory = cupy.cuda.alloc_pinned_memory(count * dtype.itemsize)
-        self._host = np.frombuffer(memory, dtype, count).reshape(shape)
+        memory = cupy.cuda.alloc_pinned_memory(count * stored.itemsize)
+        self._host = np.frombuffer(memory, stored, count).reshape(shape)
         with self._stream:
-            self._device = cupy.empty(shape, dtype=dtype)
+            self._device = cupy.empty(shape, dtype=stored)
         self._pending: tuple[slice, Any] | None = None
 
-    def start(
-        self, rows: slice, x: NDArray[Any], y: NDArray[Any], dtype: str, precision: str
-    ) -> None:
+    def start(self, rows: slice, x: NDArray[Any], y: NDArray[Any]) -> None:
         """Copy rows to the pinned buffer; send them and queue the work, without waiting."""
         n = x.shape[0]
-        np.copyto(self._host[0, :n], x)
-        np.copyto(self._host[1, :n], y)
+        for side, logits in enumerate((x, y)):
+            values = logits.view(np.uint16) if self._dtype == "bfloat16" else logits
+            np.copyto(self._host[side, :n], values)
         with self._stream:
             for side in (0, 1):
                 self._device[side, :n].set(self._host[side, :n], stream=self._stream)
-            columns = _on_device(
-                self._cupy, self._device[0, :n], self._device[1, :n], dtype, precision
-            )
+            a, b = self._device[0, :n], self._device[1, :n]
+            columns = _on_device(self._cupy, a, b, self._dtype, self._precision)
         self._pending = (rows, columns)
 
     def finish(self, result: NDArray[np.float64]) -> None:
         """Wait for the work in flight, if any, and store its columns."""
         if self._pending is not None:
             rows, columns = self._pending
-            result[rows] = columns.get(stream=self._stream)
-            self._stream.synchronize()
+            result[:, rows] = columns.get(stream=self._stream)
             self._pending = None

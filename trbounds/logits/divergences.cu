@@ -1,203 +1,449 @@
-// Divergences of rows of logits: see trbounds/logits/cuda.py for the launches, and
-// trbounds/divergences/exact.py for the formulas.
+// Divergences of rows of logits: see trbounds/logits/cuda.py for the launch.
 //
 // LOGIT  float, double, or unsigned short for the bits of 16-bit floats
 // HALF   1 for float16, 2 for bfloat16, else 0
-// REAL   double or float: the precision of exponentials; sums over threads are always double
+// VALUE  float, or double for double logits: what holds a logit exactly
+// REAL   double or float: the precision of the terms; sums over threads are always double
+// LANES  logits per load, as wide as the alignment of both arrays allows
+// WORD   a type of that width, which is loaded at once: uint4, uint2, ...
 //
-// A row is cut into gridDim.x slices, one block of THREADS threads each. Every block writes its own partial results, so
-// that nothing depends on the order in which blocks finish.
-
-#define SUMS 8  // kl, kl reverse, tv, chi2, entropy, max |log rho|, unsupported mass, excess
-#define THREADS 256
+// A row belongs to a group of blocks, each of which keeps its slice of both policies in shared
+// memory, so that every logit crosses the memory bus once although it is used twice: |pi - mu|
+// cannot be summed before both normalisers are known. The blocks of a group exchange the normalisers
+// of their slices through global memory and wait for one another, so all blocks must be resident: a
+// cooperative launch. The last block of a group to finish a row adds up the slices.
+//
+// The first pass need not be exact. With t = x - peak, d = (y - x) - shift, e = expm1(d), the second
+// sums m = exp(t), m (e - d), ... at the shift that the first one gave, and the sum of m e says by
+// how much that shift was off. From these sums every divergence at the right shift follows without
+// cancellation, except that |pi - mu| of tokens with e near 0 may change its sign: they are listed,
+// and summed at the end. Rows too close for that are done once more, at the corrected shift.
 
 #ifndef HOST_CHECK
+#define SHARED(type, name, count) __shared__ type name[count]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define INFINITY_D __longlong_as_double(0x7ff0000000000000LL)
-#else
-#define INFINITY_D HUGE_VAL
+#define NAN_D __longlong_as_double(0x7ff8000000000000LL)
 #endif
 
-__device__ __forceinline__ double widen(LOGIT value) {
+#define NEAR 128  // tokens that a block can list
+#define LOWEST ((VALUE)-3e38)
+
+typedef decltype(VALUE() + REAL()) Wide;  // in which differences of logits are taken
+
+enum { MASS, WEIGHTED, KL, PRODUCT, ABSOLUTE, SIGNED, EXCESS, SQUARE, GAINED, LOST, ADDED };
+enum { HIGHEST = ADDED, DEEPEST, LISTED, SUMS };  // of log rho; tokens listed
+enum { SHARE = 4 + SUMS + 2 * NEAR };  // what a block tells the others of its group
+
+union Pack {
+  WORD word;
+  LOGIT item[LANES];
+};
+
+// The part of a row that a block has: its first `kept` packs are in shared memory, x before y.
+struct Slice {
+  const Pack* x;
+  const Pack* y;
+  Pack* cache;
+  int kept, count;
+};
+
+__device__ __forceinline__ const Pack* place_x(const Slice& slice, int i) {
+  return i < slice.kept ? &slice.cache[i] : &slice.x[i];
+}
+__device__ __forceinline__ const Pack* place_y(const Slice& slice, int i) {
+  return i < slice.kept ? &slice.cache[slice.kept + i] : &slice.y[i];
+}
+__device__ __forceinline__ Pack load(const Pack* place) {
+  Pack pack;
+  pack.word = place->word;
+  return pack;
+}
+
+// What the second pass needs of the first; in shared memory, for the sake of registers.
+struct Frame {
+  double peak, shift, correction, close;
+  Wide top;               // the peak
+  REAL high, low, near;  // shift + correction in two parts, and close
+};
+
+__device__ __forceinline__ VALUE widen(LOGIT value) {
 #if HALF == 2
-  return (double)__uint_as_float((unsigned int)value << 16);
+  return __uint_as_float((unsigned int)value << 16);
+#elif HALF == 1 && defined(HOST_CHECK)
+  return float_of_half(value);
 #elif HALF == 1
-  // The exponents differ by 112: shifted bits times 2^112, subnormal numbers included.
-  unsigned int bits = (unsigned int)(value & 0x7fff) << 13;
-  float magnitude = __uint_as_float(bits) * 5.192296858534828e33f;
-  if ((value & 0x7c00) == 0x7c00)
-    magnitude = __uint_as_float((value & 0x3ff) ? 0x7fc00000u : 0x7f800000u);
-  return (double)((value & 0x8000) ? -magnitude : magnitude);
+  // Not by shifting bits into a float and scaling it: CuPy compiles with subnormals flushed to 0.
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value));
+  return result;
 #else
-  return (double)value;
+  return value;
 #endif
 }
 
-// exp(d) - 1 - d, given rise = expm1(d): the Taylor series where the subtraction would cancel.
-__device__ __forceinline__ REAL expm1_minus(REAL d, REAL rise) {
-  if (d > (REAL)0.5 || d < (REAL)-0.5) return rise - d;
-  const int terms = sizeof(REAL) == 8 ? 16 : 9;
-  REAL sum = (REAL)1;
+__device__ __forceinline__ float exponential(float t) { return exp2f(t * 1.4426950408889634f); }
+// Constant memory, because double-precision instructions cannot hold a constant themselves.
+__constant__ double inverse_factorial[] = {
+    1.0,          1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,
+    1.0 / 120,    1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+    1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0, 1.0 / 87178291200.0};
+__constant__ double exp_constant[] = {1.4426950408889634, 6755399441055744.0,
+                                      -0.6931471803691238, -1.9082149292705877e-10};
+
+// exp(t) for t <= 0; below -708 the smallest normal numbers. Relative error 1e-14.
+__device__ __forceinline__ double exponential(double t) {
+  if (t < -708.0) t = -708.0;
+  const double shifted = t * exp_constant[0] + exp_constant[1];  // rounds to a whole number
+  const double power = shifted - exp_constant[1];
+  const double r = power * exp_constant[3] + (power * exp_constant[2] + t);
+  double sum = inverse_factorial[11];
 #pragma unroll
-  for (int n = terms; n > 2; --n) sum = (REAL)1 + sum * d * ((REAL)1 / (REAL)n);
-  return (REAL)0.5 * d * d * sum;
+  for (int n = 10; n >= 0; --n) sum = sum * r + inverse_factorial[n];
+  return sum * __hiloint2double((__double2loint(shifted) + 1023) << 20, 0);
 }
 
-// Replace a by the sum (or, for `largest`, the maximum) of a over the block, in thread 0.
-__device__ double reduce_block(double a, bool largest) {
-  __shared__ double shared[THREADS];
-  __syncthreads();
-  shared[threadIdx.x] = a;
+// log rho = (b - a) - high - low. In float the rounding error of b - a is carried along.
+__device__ __forceinline__ float log_ratio(float a, float b, float high, float low) {
+  const float s = b - a, part = s - b;
+  const float error = (b - (s - part)) - (a + part);
+  return (s - high) + (error - low);
+}
+__device__ __forceinline__ double log_ratio(double a, double b, double high, double low) {
+  return ((b - a) - high) - low;
+}
+
+// exp(d) - 1 - d for |d| <= 1/2, by its Taylor series.
+__device__ __forceinline__ REAL expm1_minus(REAL d) {
+  const int terms = sizeof(REAL) == 8 ? 14 : 8;
+  REAL sum = (REAL)inverse_factorial[terms];
+#pragma unroll
+  for (int n = terms - 1; n >= 2; --n) sum = d * sum + (REAL)inverse_factorial[n];
+  return d * (d * sum);
+}
+
+// Leave in thread 0 the sums over the block of the first `added` values, and the maxima of the rest.
+template <int count>
+__device__ __forceinline__ void reduce(double (&values)[count], int added, double* exchange) {
+  const int thread = threadIdx.x;
   for (int half = blockDim.x / 2; half > 0; half /= 2) {
+    if (thread >= half && thread < 2 * half)
+      for (int k = 0; k < count; ++k) exchange[k * half + thread - half] = values[k];
     __syncthreads();
-    if (threadIdx.x < half) {
-      double b = shared[threadIdx.x + half];
-      a = largest ? (a != a || a > b ? a : b) : a + b;
-      shared[threadIdx.x] = a;
-    }
-  }
-  __syncthreads();
-  return shared[0];
-}
-
-__device__ void online_softmax(double value, double* peak, double* total) {
-  if (value <= *peak) {
-    // Also when both are -inf: nothing to add.
-    if (value > -INFINITY_D) *total += (double)exp((REAL)(value - *peak));
-  } else {
-    *total = *total * (double)exp((REAL)(*peak - value)) + 1.0;
-    *peak = value;
+    if (thread < half)
+      for (int k = 0; k < count; ++k) {
+        const double other = exchange[k * half + thread];
+        values[k] = k < added ? values[k] + other : fmax(values[k], other);
+      }
+    __syncthreads();
   }
 }
 
-// First pass: peak and sum of exponentials of each slice, of both policies.
-// partial[row][slice] = {peak x, total x, peak y, total y}
-extern "C" __global__ void normalisers(const LOGIT* __restrict__ x, const LOGIT* __restrict__ y,
-                                       long long width, double* __restrict__ partial) {
-  const long long row = blockIdx.y;
-  const long long step = (long long)gridDim.x * blockDim.x;
-  double result[4];
-  for (int side = 0; side < 2; ++side) {
-    const LOGIT* logits = (side ? y : x) + row * width;
-    double peak = -INFINITY_D, total = 0.0;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < width; i += step) {
-      double value = widen(logits[i]);
-      if (value != value || value == INFINITY_D) total = value - value;  // NaN: reported by the host
-      online_softmax(value, &peak, &total);
-    }
-    double top = reduce_block(peak, true);
-    double scaled = top > -INFINITY_D && peak > -INFINITY_D ? total * exp(peak - top) : total;
-    result[2 * side] = top;
-    result[2 * side + 1] = reduce_block(scaled, false);
-  }
+// Copy what thread 0 has to all threads.
+template <int count>
+__device__ __forceinline__ void broadcast(double (&values)[count], double* exchange) {
   if (threadIdx.x == 0)
-    for (int k = 0; k < 4; ++k) partial[(row * gridDim.x + blockIdx.x) * 4 + k] = result[k];
+    for (int k = 0; k < count; ++k) exchange[k] = values[k];
+  __syncthreads();
+  for (int k = 0; k < count; ++k) values[k] = exchange[k];
+  __syncthreads();
 }
 
-// Combine the slices of one policy into its log-normaliser.
-__device__ double log_normaliser(const double* partial, int slices, int side) {
-  double peak = -INFINITY_D, total = 0.0;
-  for (int s = 0; s < slices; ++s)
-    if (partial[4 * s + 2 * side] > peak) peak = partial[4 * s + 2 * side];
-  for (int s = 0; s < slices; ++s) {
-    double own = partial[4 * s + 2 * side];
-    if (own > -INFINITY_D) total += partial[4 * s + 2 * side + 1] * exp(own - peak);
-    else total += partial[4 * s + 2 * side + 1];  // 0, or NaN
+// Peaks, and sums of exponentials relative to them, of both policies over all threads.
+__device__ void combine(double (&peak)[2], double (&total)[2], double* exchange) {
+  const double own[2] = {peak[0], peak[1]};
+  reduce(peak, 0, exchange);
+  broadcast(peak, exchange);
+  for (int k = 0; k < 2; ++k) total[k] *= exp(own[k] - peak[k]);
+  reduce(total, 2, exchange);
+  broadcast(total, exchange);
+}
+
+__device__ void online_softmax(const Pack& pack, VALUE* peak, VALUE* total) {
+  VALUE value[LANES], top = *peak;
+#pragma unroll
+  for (int j = 0; j < LANES; ++j) {
+    value[j] = widen(pack.item[j]);
+    top = fmax(top, value[j]);
   }
-  return peak + log(total);
-}
-
-__device__ void add_one_sided(double mu, double pi, REAL* sums) {
-  // Exactly one of the two is positive.
-  if (mu > 0.0) {
-    sums[0] = INFINITY_D;
-    sums[1] += mu;
-    sums[3] += mu;
-  } else {
-    sums[0] += pi;
-    sums[1] = sums[3] = INFINITY_D;
-    sums[6] += pi;
+  if (top > *peak) {
+    *total *= exponential(*peak - top);
+    *peak = top;
   }
-  sums[2] += 0.5 * (mu + pi);
-  sums[5] = INFINITY_D;
-  sums[7] += pi - mu;
+#pragma unroll
+  for (int j = 0; j < LANES; ++j) *total += exponential(value[j] - top);  // NaN stays NaN
 }
 
-__device__ void add_far(double log_mu, double d, REAL* sums, double* chi2) {
-  // |log rho| so large that products overflow or cancel: through logarithms, in double.
-  double mu = exp(log_mu), pi = exp(log_mu + d), difference = pi - mu;
-  sums[0] += difference - mu * d;
-  sums[1] += pi * d - difference;
-  sums[2] += 0.5 * fabs(difference);
-  *chi2 += exp(log_mu + 2.0 * d) - 2.0 * pi + mu;  // may be beyond what REAL holds
-  sums[7] += difference;
-}
-
-// previous: the sums of the second pass, in the third; out[row][slice][SUMS].
-//
-// Second pass: the normalisers must be known before |pi - mu| can be summed, so the logits are read
-// again; the host launches few enough rows at a time for them to be in the second-level cache still.
-// With correct_below > 0 this is the third pass: it redoes the rows whose total variation is smaller
-// than that, with the normalisers corrected by the excess, and leaves the others.
-extern "C" __global__ void sums(const LOGIT* __restrict__ x, const LOGIT* __restrict__ y,
-                                long long width, const double* __restrict__ partial,
-                                const double* __restrict__ previous, double correct_below,
-                                double* __restrict__ out, double* __restrict__ log_normalisers) {
-  const long long row = blockIdx.y;
-  const long long place = (row * gridDim.x + blockIdx.x) * SUMS;
-  __shared__ double norms[3];
+// Announce that this block has written its part, and wait for the others of its group.
+__device__ void wait_for_group(unsigned int* arrived, unsigned int expected) {
+  __threadfence();
+  __syncthreads();
   if (threadIdx.x == 0) {
-    const double* mine = partial + row * gridDim.x * 4;
-    norms[0] = log_normaliser(mine, gridDim.x, 0);
-    norms[1] = log_normaliser(mine, gridDim.x, 1) - norms[0];
-    double tv = 0.0, excess = 0.0;
-    if (correct_below > 0.0)
-      for (int s = 0; s < gridDim.x; ++s) {
-        tv += previous[(row * gridDim.x + s) * SUMS + 2];
-        excess += previous[(row * gridDim.x + s) * SUMS + 7];
-      }
-    norms[2] = tv < correct_below ? log1p(excess) : 0.0;
-    if (correct_below > 0.0 && !(tv < correct_below)) norms[2] = INFINITY_D;  // leave the row
-    if (blockIdx.x == 0 && norms[2] < INFINITY_D) {
-      log_normalisers[2 * row] = norms[0];
-      log_normalisers[2 * row + 1] = norms[0] + norms[1] + norms[2];
-    }
+    atomicAdd(arrived, 1u);
+    while (*(volatile unsigned int*)arrived < expected) __nanosleep(32);
+    __threadfence();
   }
   __syncthreads();
-  const double norm = norms[0], shift = norms[1], correction = norms[2];
-  if (correction == INFINITY_D) {
-    for (int k = threadIdx.x; k < SUMS; k += blockDim.x) out[place + k] = previous[place + k];
-    return;
+}
+
+__device__ __forceinline__ void add(REAL m, REAL t, REAL d, REAL e, REAL more, REAL* sums) {
+  const REAL difference = m * e;
+  sums[MASS] += m;
+  sums[WEIGHTED] += m * t;
+  sums[KL] += m * more;
+  sums[PRODUCT] += difference * d;
+  sums[ABSOLUTE] += fabs(difference);
+  sums[SIGNED] += copysign(m, e);
+  sums[EXCESS] += difference;
+  sums[SQUARE] += difference * e;
+  sums[HIGHEST] = fmax(sums[HIGHEST], d);
+  sums[DEEPEST] = fmax(sums[DEEPEST], -d);
+}
+
+__device__ __forceinline__ void list(REAL m, REAL e, unsigned int* listed, double* entries) {
+  const unsigned int place = atomicAdd(listed, 1u);
+  if (place < NEAR) {
+    entries[2 * place] = m;
+    entries[2 * place + 1] = e;
   }
-  const double limit = sizeof(REAL) == 8 ? 300.0 : 20.0;
-  const long long step = (long long)gridDim.x * blockDim.x;
-  REAL local[SUMS] = {};  // about sixty terms each: float is enough for them where REAL is float
-  double far_chi2 = 0.0;
-  for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < width; i += step) {
-    const double a = widen(x[row * width + i]), b = widen(y[row * width + i]);
-    const double log_mu = a - norm;
-    const bool in_mu = a > -INFINITY_D, in_pi = b > -INFINITY_D;
-    if (in_mu) local[4] -= exp((REAL)log_mu) * log_mu;
-    if (in_mu != in_pi) {
-      double one = in_mu ? log_mu : b - norm - shift - correction;
-      add_one_sided(in_mu ? exp(one) : 0.0, in_mu ? 0.0 : exp(one), local);
-    } else if (in_mu) {
-      const double d = b - a - shift - correction;
-      if (!(fabs(d) <= local[5])) local[5] = (REAL)fabs(d);
-      if (!(fabs(d) < limit)) {
-        add_far(log_mu, d, local, &far_chi2);
-        continue;
+}
+
+// Tokens that one policy cannot produce, and ratios whose powers overflow REAL: in double.
+__device__ void add_unusual(double a, double b, double peak, double shift, REAL* sums,
+                            double* far_square) {
+  const bool in_mu = a > -INFINITY_D, in_pi = b > -INFINITY_D;
+  const double t = a - peak, d = (b - a) - shift;
+  const double m = in_mu ? exp(t) : 0.0, pi = in_pi ? exp(b - peak - shift) : 0.0;
+  const double difference = pi - m;
+  sums[MASS] += m;
+  sums[ABSOLUTE] += fabs(difference);
+  sums[SIGNED] += difference > 0.0 ? m : -m;
+  sums[EXCESS] += difference;
+  if (in_mu) sums[WEIGHTED] += m * t;
+  if (in_mu && in_pi) {
+    sums[KL] += difference - m * d;
+    sums[PRODUCT] += difference * d;
+    *far_square += exp(t + 2.0 * d) - 2.0 * pi + m;  // may be beyond what REAL holds
+    sums[HIGHEST] = fmax((double)sums[HIGHEST], d);
+    sums[DEEPEST] = fmax((double)sums[DEEPEST], -d);
+  } else {
+    sums[SQUARE] += m;
+    if (m > 0.0) sums[LOST] += fmax(m, 1e-37);  // positive also in float
+    if (pi > 0.0) sums[GAINED] += fmax(pi, 1e-37);
+    if (m > 0.0 || pi > 0.0) sums[HIGHEST] = INFINITY_D;
+  }
+}
+
+// Write the divergences of a row from its sums; tell how far off the shift was if that matters.
+__device__ double finish(const double* s, const Frame& frame, double crossing, long long row,
+                         long long rows, double* columns) {
+  const double mass = s[MASS], excess = s[EXCESS] / mass, rise = 1.0 + excess;
+  const double change = log1p(excess), square = s[SQUARE] / mass;
+  // excess - log1p(excess), and log1p(excess) - excess / (1 + excess)
+  const bool tiny = fabs(excess) < 1e-4;
+  const double half = 0.5 * excess * excess;
+  const double above = tiny ? half * (1.0 - excess / 1.5) : excess - change;
+  const double below = tiny ? half * (1.0 - excess / 0.75) : change - excess / rise;
+  const double kl = (s[KL] + s[GAINED]) / mass - above;
+  const double reverse = (s[PRODUCT] - s[KL] + s[LOST]) / mass / rise - below;
+  const double tv = 0.5 * (s[ABSOLUTE] - excess * s[SIGNED] + crossing) / mass / rise;
+  const double chi2 = (square - excess * excess) / rise / rise;
+  const double norm = frame.peak + log(mass);
+  const bool lost = s[LOST] > 0.0, gained = s[GAINED] > 0.0;
+  const double value[] = {lost ? INFINITY_D : fmax(kl, 0.0),
+                          gained ? INFINITY_D : fmax(reverse, 0.0),
+                          fmin(fmax(tv, 0.0), 1.0),
+                          gained ? INFINITY_D : fmax(chi2, 0.0),
+                          log(mass) - s[WEIGHTED] / mass,
+                          fmax(s[HIGHEST] - change, s[DEEPEST] + change),
+                          s[GAINED] / mass / rise,
+                          norm,
+                          norm + frame.shift + frame.correction + change};
+  const bool valid = mass > 0.0 && mass < INFINITY_D && rise > 0.0 && rise < INFINITY_D;
+  for (int k = 0; k < 9; ++k) columns[k * rows + row] = valid ? value[k] : NAN_D;
+  const bool off = s[LISTED] > NEAR || fabs(excess) >= frame.close || excess * excess > 0.01 * square;
+  return valid && excess != 0.0 && off ? change : 0.0;
+}
+
+__device__ void fetch(const Slice& slice) {
+#pragma unroll 4
+  for (int i = threadIdx.x; i < min(slice.kept, slice.count); i += blockDim.x) {
+    slice.cache[i].word = slice.x[i].word;
+    slice.cache[slice.kept + i].word = slice.y[i].word;
+  }
+  // No barrier: a thread reads from the cache only what it has put there itself.
+}
+
+// First pass: write the peaks and sums of exponentials of the slice to share[4].
+__device__ void take_softmax(const Slice& slice, double* exchange, double* share) {
+  VALUE top[2] = {LOWEST, LOWEST}, sum[2] = {0, 0};
+  for (int i = threadIdx.x; i < slice.count; i += blockDim.x) {
+    const Pack x = load(place_x(slice, i)), y = load(place_y(slice, i));
+    online_softmax(x, &top[0], &sum[0]);
+    online_softmax(y, &top[1], &sum[1]);
+  }
+  double peak[2] = {top[0], top[1]}, total[2] = {sum[0], sum[1]};
+  combine(peak, total, exchange);
+  if (threadIdx.x == 0)
+    for (int k = 0; k < 2; ++k) share[k] = peak[k], share[2 + k] = total[k];
+}
+
+// Combine what the blocks of a group found in the first pass.
+__device__ void find_shift(const volatile double* shares, int slices, double* exchange,
+                           Frame* frame) {
+  double peak[2] = {LOWEST, LOWEST}, total[2] = {0.0, 0.0};
+  for (int s = threadIdx.x; s < slices; s += blockDim.x)
+    for (int k = 0; k < 2; ++k) {
+      const volatile double* other = shares + (long long)s * SHARE;
+      const double top = fmax(peak[k], other[k]);
+      total[k] = total[k] * exp(peak[k] - top) + other[2 + k] * exp(other[k] - top);
+      peak[k] = top;
+    }
+  combine(peak, total, exchange);
+  if (threadIdx.x == 0) {
+    frame->peak = peak[0];
+    frame->shift = (peak[1] - peak[0]) + log(total[1] / total[0]);
+  }
+}
+
+// Fill in what the second pass reads of the frame, in its precision.
+__device__ void round_frame(Frame* frame) {
+  frame->top = (Wide)frame->peak;
+  frame->high = (REAL)frame->shift;
+  frame->low = (REAL)((frame->shift - (double)frame->high) + frame->correction);
+  frame->near = (REAL)frame->close;
+}
+
+// Second pass: write the sums over the slice to share[4 + SUMS], and list tokens after them.
+__device__ void take_sums(const Slice& slice, const Frame* frame, unsigned int* listed,
+                          double* exchange, double* share) {
+  REAL local[SUMS] = {};  // about a hundred terms each: float is enough for them
+  local[HIGHEST] = local[DEEPEST] = -INFINITY_D;
+  double far_square = 0.0;
+  const Wide peak = frame->top;
+  const REAL high = frame->high, low = frame->low, close = frame->near;
+  const REAL limit = sizeof(REAL) == 8 ? 300 : 20;
+  for (int i = threadIdx.x; i < slice.count; i += blockDim.x) {
+    const Pack x = load(place_x(slice, i)), y = load(place_y(slice, i));
+    unsigned int distant = 0;
+#pragma unroll
+    for (int j = 0; j < LANES; ++j) {
+      const Wide a = widen(x.item[j]), b = widen(y.item[j]);
+      const REAL d = (REAL)log_ratio(a, b, (Wide)high, (Wide)low);
+      if (fabs(d) <= (REAL)0.5) {
+        const REAL t = (REAL)(a - peak), more = expm1_minus(d), e = d + more;
+        const REAL m = exponential(t);
+        add(m, t, d, e, more, local);
+        if (fabs(e) < close) list(m, e, listed, share + 4 + SUMS);
+      } else {
+        distant |= 1u << j;  // also NaN, from -inf
       }
-      const REAL rise = expm1((REAL)d), mu = exp((REAL)log_mu);
-      const REAL difference = mu * rise, kl = mu * expm1_minus((REAL)d, rise);
-      local[0] += kl;
-      local[1] += difference * (REAL)d - kl;
-      local[2] += (REAL)0.5 * fabs(difference);
-      local[3] += difference * rise;
-      local[7] += difference;
+    }
+    for (; distant; distant &= distant - 1) {
+      const int j = __ffs(distant) - 1;
+      const Wide a = widen(place_x(slice, i)->item[j]), b = widen(place_y(slice, i)->item[j]);
+      const REAL d = (REAL)log_ratio(a, b, (Wide)high, (Wide)low);
+      if (fabs(d) < limit) {
+        const REAL t = (REAL)(a - peak), e = expm1(d);
+        add(exponential(t), t, d, e, e - d, local);
+      } else {
+        add_unusual(a, b, frame->peak, frame->shift + frame->correction, local, &far_square);
+      }
     }
   }
-  for (int k = 0; k < SUMS; ++k) {
-    double total = reduce_block(k == 3 ? local[k] + far_chi2 : (double)local[k], k == 5);
-    if (threadIdx.x == 0) out[place + k] = total;
+  double sums[SUMS];
+  for (int k = 0; k < SUMS; ++k) sums[k] = local[k];
+  sums[SQUARE] += far_square;
+  reduce(sums, ADDED, exchange);
+  if (threadIdx.x == 0) {
+    sums[LISTED] = *listed;
+    for (int k = 0; k < SUMS; ++k) share[4 + k] = sums[k];
+  }
+}
+
+// Add up the slices of a row.
+__device__ double conclude(const volatile double* shares, int slices, const Frame* frame,
+                           double* exchange, long long row, long long rows, double* columns) {
+  double sums[SUMS] = {};
+  sums[HIGHEST] = sums[DEEPEST] = -INFINITY_D;
+  for (int s = threadIdx.x; s < slices; s += blockDim.x)
+    for (int k = 0; k < SUMS; ++k) {
+      const double other = shares[(long long)s * SHARE + 4 + k];
+      sums[k] = k < ADDED ? sums[k] + other : fmax(sums[k], other);
+    }
+  reduce(sums, ADDED, exchange);
+  broadcast(sums, exchange);
+  // Listed tokens were taken to lie on their side of 0; the excess says on which they do.
+  const double excess = sums[EXCESS] / sums[MASS];
+  double crossing[1] = {0.0};
+  for (int s = 0; s < slices; ++s) {
+    const volatile double* other = shares + (long long)s * SHARE + 4;
+    for (int k = threadIdx.x; k < min((int)other[LISTED], NEAR); k += blockDim.x) {
+      const double m = other[SUMS + 2 * k], e = other[SUMS + 2 * k + 1];
+      crossing[0] += m * (fabs(e - excess) - fabs(e) + excess * copysign(1.0, e));
+    }
+  }
+  reduce(crossing, 1, exchange);
+  return threadIdx.x == 0 ? finish(sums, *frame, crossing[0], row, rows, columns) : 0.0;
+}
+
+// columns[9][rows]: the columns of trbounds.logits.numpy_kernel
+// state[3][rows]: peak, shift, and by how much the shift must be corrected
+// redo[1 + rows]: how many rows must be done again, 0 at first, and which
+// scratch[groups][2][slices][SHARE], for two rows in turn; arrived[groups][2], zeros
+//
+// near: the excess that the first pass may leave. With `again` the rows of `redo` are corrected.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    divergences(const Pack* __restrict__ x, const Pack* __restrict__ y, long long rows, int packs,
+                int slices, int kept, double near, int again, double* scratch,
+                unsigned int* arrived, unsigned int* redo, double* state, double* columns) {
+  DYNAMIC_SHARED(dynamic);
+  SHARED(double, exchange, SUMS * (THREADS / 2));
+  SHARED(Frame, frame, 1);
+  SHARED(unsigned int, listed, 1);
+  SHARED(bool, last, 1);
+  const int thread = threadIdx.x, place = blockIdx.x % slices;
+  const long long group = blockIdx.x / slices, groups = gridDim.x / slices;
+  const int length = (packs + slices - 1) / slices, begin = place * length;
+  unsigned int round = 0;
+  if (group >= groups) return;
+  arrived += 2 * group;
+
+  const long long todo = again ? redo[0] : rows;
+  for (long long k = group; k < todo; k += groups) {
+    const long long row = again ? redo[1 + k] : k;
+    ++round;
+    double* const shares = scratch + (group * 2 + round % 2) * slices * SHARE;
+    double* const share = shares + place * SHARE;
+    const long long first = row * packs + begin;
+    const Slice slice = {x + first, y + first, (Pack*)dynamic, kept, min(length, packs - begin)};
+    fetch(slice);
+    if (!again) take_softmax(slice, exchange, share);
+    // Also when done again: nobody may write the shares of the next row but one before this.
+    wait_for_group(&arrived[0], slices * round);
+    if (thread == 0) {
+      listed[0] = 0;
+      frame[0].correction = again ? state[2 * rows + row] : 0.0;
+      frame[0].close = again ? 1e-4 * fabs(frame[0].correction) : near;
+      if (again) frame[0].peak = state[row], frame[0].shift = state[rows + row];
+    }
+    if (!again) find_shift(shares, slices, exchange, frame);
+    if (thread == 0) round_frame(frame);
+    __syncthreads();
+    take_sums(slice, frame, listed, exchange, share);
+    __threadfence();
+    __syncthreads();
+    if (thread == 0) last[0] = atomicAdd(&arrived[1], 1u) == slices * round - 1;
+    __syncthreads();
+    if (!last[0]) continue;
+
+    __threadfence();
+    const double change = conclude(shares, slices, frame, exchange, row, rows, columns);
+    if (thread == 0 && !again && change != 0.0) {
+      state[row] = frame[0].peak;
+      state[rows + row] = frame[0].shift;
+      state[2 * rows + row] = change;
+      redo[1 + atomicAdd(&redo[0], 1u)] = (unsigned int)row;
+    }
   }
 }

@@ -95,7 +95,15 @@ def row_divergences(
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"found {device!r}, expected 'auto', 'cpu' or 'cuda'", field="device")
-    if is_device_array(rollout_logits) or is_device_array(train_logits):
+    on_device = [is_device_array(logits) for logits in (rollout_logits, train_logits)]
+    if on_device[0] != on_device[1]:
+        raise InputError(
+            "found one array on the host and one on a CUDA device, expected both in one place",
+            field="rollout_logits, train_logits",
+        )
+    if on_device[0]:
+        if device == "cpu":
+            raise InputError("found arrays on a CUDA device, expected numpy", field="device")
         rollout_logits, train_logits = map(share_with_cupy, (rollout_logits, train_logits))
         device = "cuda"
     _check_pair(rollout_logits, train_logits)
@@ -115,14 +123,16 @@ def _cuda_rows(x: Any, y: Any, precision: Precision) -> Any:
     sums = cuda_row_sums(x, y, precision=precision)
     bad = to_numpy(sums != sums).any(axis=1)
     for i in np.flatnonzero(bad):
-        # NaN comes from rows that are not logits; the kernel for the CPU says what is wrong.
-        rows = [to_numpy(a[i : i + 1]) for a in (x, y)]
-        if rows[0].dtype.kind in "iu":
-            rows = [row.view(bfloat16_dtype()) for row in rows]
+        # NaN stands for rows that are not logits, or that the kernel cannot sum; the kernel for
+        # the CPU says what is wrong, or sums them.
+        a, b = (to_numpy(logits[i : i + 1]) for logits in (x, y))
+        if a.dtype.kind in "iu":
+            a, b = a.view(bfloat16_dtype()), b.view(bfloat16_dtype())
         try:
-            row_divergences(*rows, precision=precision, engine="numpy", device="cpu")
+            row = _large_rows(a, b, precision, "numpy", 1)[0]
         except InputError as error:
             raise _in_row(error, int(i)) from None
+        sums[i, :] = array_namespace(sums).asarray(row)
     return sums
 
 
