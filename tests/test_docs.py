@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -10,12 +11,16 @@ from types import ModuleType
 
 import pytest
 
-import trbounds
 from trbounds.bounds import all_bounds
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 THEORY = ROOT / "docs" / "theory.md"
+EXAMPLES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in ROOT.glob("trbounds/**/*.py")
+    if ">>>" in path.read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +58,9 @@ def test_a_stale_table_is_replaced_and_the_rest_kept(generator: ModuleType) -> N
     assert generator.fill(fresh) == fresh
 
 
-def test_the_package_example_runs() -> None:
-    outcome = doctest.testmod(trbounds, optionflags=doctest.ELLIPSIS)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_run(name: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.attempted > 0
     assert outcome.failed == 0
 
