@@ -72,6 +72,17 @@ def test_mask_writes_who_is_accepted(trbounds, tmp_path):
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_mask_compares_rules_with_default_numbers(trbounds, tmp_path):
+    text = " ".join(trbounds("mask", MOE, "--compare").out.split())
+    for rule in ("sequence_mask: product ratio <= 3.0", "IcePop: 0.5 <= token ratio <= 5.0"):
+        assert rule in text
+    saved = str(tmp_path / "moe.tbs")
+    trbounds("summarize", MOE, "-o", saved)
+    text = trbounds("mask", saved, "--compare").out
+    assert "sequence_mask" in text
+    assert "token" not in text.replace("tokens", "")  # those would need the tokens again
+
+
 def test_mask_compares(trbounds, tmp_path):
     output = tmp_path / "masks.parquet"
     words = ["--compare", "--rule", "TRM-Max(0.005)", "--rule", "geometric", "--rule", "IcePop"]
@@ -95,7 +106,7 @@ def test_mask_compares(trbounds, tmp_path):
     assert text.code == 0
     assert "Accepted by length, in brackets expected" in text.out
     assert "…" not in text.out
-    assert "3: 0.5 <= token ratio <= 5.0" in text.out
+    assert "3: IcePop: 0.5 <= token ratio <= 5.0" in text.out
 
 
 def test_mask_of_tokens(trbounds, tmp_path):

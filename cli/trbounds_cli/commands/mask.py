@@ -41,7 +41,12 @@ def command(
     traces: Traces = None,
     rules: RuleOption = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Compare several rules, each by itself.")
+        bool,
+        typer.Option(
+            "--compare",
+            help="Compare several rules, each by itself; without --rule the named ones that have "
+            "default numbers.",
+        ),
     ] = False,
     output: Annotated[
         str | None,
@@ -81,8 +86,10 @@ def command(
     if show_rules:
         _list(as_json=json)
         return
+    if not rules and compare:
+        rules = _with_defaults(traces)
     if not rules:
-        raise InputError("expected a rule", field="--rule")
+        raise InputError("expected a rule, or --compare", field="--rule")
     if len(rules) > 1 and not compare:
         raise InputError("found several: join them by 'and', or give --compare", field="--rule")
     parsed = [parse_rule(text) for text in rules]
@@ -117,11 +124,21 @@ def command(
         print_json({"rules": documents, **found} if compare else {**documents[0], **found})
         return
     if compare:
-        _show_comparison(effects, best)
+        _show_comparison(rules, effects, best)
     else:
         _show(effects[0], best)
     if output is not None:
         typer.echo(f"{output}: {summary.n_sequences:,} sequences")
+
+
+def _with_defaults(traces: list[str] | None) -> list[str]:
+    from trbounds.masking import PRESETS, needs_tokens
+
+    names = [p.name for p in PRESETS.values() if len(p.defaults) == len(p.parameters)]
+    once = any(path == "-" or path.endswith(".tbs") for path in traces or [])
+    return [
+        name for name in names if not (once and needs_tokens(PRESETS[name.lower()].rule().names))
+    ]
 
 
 def _best(summary: TraceSummary) -> dict[str, Any] | None:
@@ -250,7 +267,9 @@ def _guarantee(found: Guarantee) -> str:
     )
 
 
-def _show_comparison(effects: list[MaskEffect], best: dict[str, Any] | None) -> None:
+def _show_comparison(
+    texts: list[str], effects: list[MaskEffect], best: dict[str, Any] | None
+) -> None:
     rows = []
     for name, effect in enumerate(effects, start=1):
         surrogate, proved, neutral = effect.surrogate, effect.guarantee, effect.length_neutral
@@ -267,7 +286,10 @@ def _show_comparison(effects: list[MaskEffect], best: dict[str, Any] | None) -> 
                 "-" if neutral is None else number(neutral.value.value),
             ]
         )
-    notes = [f"{name}: {effect.rule}" for name, effect in enumerate(effects, start=1)]
+    notes = [
+        f"{name}: {effect.rule}" if text == str(effect.rule) else f"{name}: {text}: {effect.rule}"
+        for name, (text, effect) in enumerate(zip(texts, effects, strict=True), start=1)
+    ]
     notes += [
         "surrogate: divided by the batch size; bound: on |Error| for any reward, of the policy "
         "stopped at the caps of the rule (*: plug-in, nothing is proved); LN-TRM: estimated"
