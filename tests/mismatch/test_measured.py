@@ -60,7 +60,7 @@ def test_smallest_logit_error_against_mpmath() -> None:
 
 
 def test_smallest_logit_error_on_arrays(xp: ModuleType) -> None:
-    p, q = xp.asarray([-0.1, -2.0, 0.0]), xp.asarray([-0.2, -2.0, 0.0])
+    p, q = (xp.asarray(v, dtype=xp.float64) for v in ([-0.1, -2.0, 0.0], [-0.2, -2.0, 0.0]))
     value = smallest_logit_error(p, q)
     assert type(value) is type(p)
     assert float(value[0]) == pytest.approx(smallest_logit_error(-0.1, -0.2), rel=1e-15)

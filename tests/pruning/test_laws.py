@@ -66,7 +66,9 @@ def test_namespace_and_shape_are_kept(law: PruningLaw, xp: ModuleType) -> None:
     rng = np.random.default_rng(2)
     cases = [{k: float(v) for k, v in rational_case(rng).items()} for _ in range(3)]
     columns = {name: [case[name] for case in cases] for name in cases[0]}
-    value = law.evaluate(PruningCase(**{n: xp.asarray(v) for n, v in columns.items()}))
+    value = law.evaluate(
+        PruningCase(**{n: xp.asarray(v, dtype=xp.float64) for n, v in columns.items()})
+    )
     assert type(value) is type(xp.asarray([1.0]))
     for i, case in enumerate(cases):
         scalar = law.evaluate(PruningCase(**case))

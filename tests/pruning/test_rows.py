@@ -139,7 +139,8 @@ def test_sweep_against_row_by_row(real: dict[str, np.ndarray]) -> None:
         assert row.pruned_mass.standard_error == pytest.approx(
             mass.std(ddof=1) / np.sqrt(len(ids)), rel=1e-9
         )
-        assert row.pruned_mass_max == mass.max() <= row.pruned_mass_limit
+        assert row.pruned_mass_max == pytest.approx(mass.max(), rel=1e-14)
+        assert row.pruned_mass_max <= row.pruned_mass_limit
         assert row.sequence_union == pytest.approx(64 * mass.mean(), rel=1e-12)
         assert row.sequence_horizon == pytest.approx(1 - (1 - mass.max()) ** 64, rel=1e-9)
         assert row.not_absolutely_continuous == 0
@@ -154,6 +155,41 @@ def test_sweep_against_row_by_row(real: dict[str, np.ndarray]) -> None:
         assert row.before.abs_mismatch.value == pytest.approx(np.mean(full), rel=1e-9)
         assert row.after.abs_mismatch.value == pytest.approx(np.mean(pruned), rel=1e-9)
         assert row.after.abs_mismatch_max == pytest.approx(np.max(pruned), rel=1e-9)
+
+
+@pytest.mark.parametrize("sets", ["rollout", "own"])
+def test_sweep_of_a_large_vocabulary_at_any_order_of_thresholds(sets: Any) -> None:
+    """What a threshold prunes does not depend on the ones before it; masses are exact sums."""
+    rng = np.random.default_rng(21)
+    x = 3.0 * rng.normal(size=(3, 20_000))
+    x[1] *= 3.0
+    y = x + 0.1 * rng.normal(size=x.shape)
+    x[2, 100:200] = -np.inf
+    y[2, 150:300] = -np.inf
+    ids = np.array([int(row.argmax()) for row in x])
+    thresholds = [1e-2, 1e-9, 0.3, 1e-4, 1e-4, 1.0]
+    for row, min_p in zip(
+        sweep(x, y, thresholds, token_ids=ids, sets=sets), thresholds, strict=True
+    ):
+        pair = prune_pair(x, y, min_p, sets=sets)
+        assert row.min_p == min_p
+        assert row.n_kept == pair.rollout.n_kept.mean()
+        for name in ("kl", "tv", "chi2"):
+            expected = getattr(pair.after, name)
+            assert getattr(row.after, name).value == pytest.approx(expected.mean(), rel=1e-10)
+        continuous = pair.absolutely_continuous.mean()
+        assert row.not_absolutely_continuous == pytest.approx(1.0 - continuous)
+        for found, logits, kept in (
+            (row.pruned_mass, x, pair.rollout.kept),
+            (row.train_pruned_mass, y, pair.train.kept),
+        ):
+            weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            exact = [math.fsum(w[~k]) / math.fsum(w) for w, k in zip(weights, kept, strict=True)]
+            assert found.value == pytest.approx(math.fsum(exact) / 3, rel=1e-14)
+        kept = [
+            k[i] and t[i] for k, t, i in zip(pair.rollout.kept, pair.train.kept, ids, strict=True)
+        ]
+        assert row.sampled_pruned == pytest.approx(1.0 - np.mean(kept))
 
 
 def slow_mismatch(x, y, ids, kept) -> tuple[list[float], list[float]]:

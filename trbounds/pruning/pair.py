@@ -69,7 +69,7 @@ def prune_pair(
         training policy gives a safe set of the rollout policy no probability.
     """
     before = divergences(rollout_logits, train_logits)
-    rollout, train = prune_both(rollout_logits, train_logits, min_p, sets)
+    rollout, train = _prune_both(rollout_logits, train_logits, min_p, sets)
     return PrunedPair(
         sets=sets,
         rollout=rollout,
@@ -80,12 +80,18 @@ def prune_pair(
     )
 
 
-def prune_both(
+def checked_sets(sets: SafeSets) -> SafeSets:
+    """Return whose safe sets to use, or raise `InputError` if it is neither policy's."""
+    if sets not in ("rollout", "own"):
+        raise InputError(f"found {sets!r}, expected 'rollout' or 'own'", field="sets")
+    return sets
+
+
+def _prune_both(
     rollout_logits: Any, train_logits: Any, min_p: float, sets: SafeSets
 ) -> tuple[Pruned, Pruned]:
     """Prune two policies to the rollout policy's safe sets, or each to its own."""
-    if sets not in ("rollout", "own"):
-        raise InputError(f"found {sets!r}, expected 'rollout' or 'own'", field="sets")
+    checked_sets(sets)
     kept = safe_set(rollout_logits, min_p)
     theirs = kept if sets == "rollout" else safe_set(train_logits, min_p)
     rollout = restrict(rollout_logits, kept, field="rollout_logits")

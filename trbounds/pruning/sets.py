@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from trbounds.arrays import array_namespace, device, to_numpy
 from trbounds.divergences.rows import checked_logits
 from trbounds.errors import InputError
 
-__all__ = ["Pruned", "checked_min_p", "prune", "restrict", "safe_set"]
+__all__ = ["Columns", "Pruned", "checked_min_p", "prune", "restrict", "safe_set"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,35 +115,78 @@ def restrict(logits: Any, kept: Any, *, field: str = "logits") -> Pruned:
             f"found shape {tuple(kept.shape)}, expected {tuple(x.shape)} as the logits",
             field="kept",
         )
-    kept = kept & (x > -math.inf)
-    empty = xp.reshape(~xp.any(kept, axis=-1), (-1,))
-    if bool(xp.any(empty)):
-        record = int(to_numpy(empty).argmax())
-        raise InputError("the policy gives the set no probability", record=record, field=field)
-    zero = xp.zeros_like(x)
-    weights = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
-    removed = xp.sum(xp.where(kept, zero, weights), axis=-1)
-    staying = xp.sum(xp.where(kept, weights, zero), axis=-1)
-    # exp(x - max) may underflow for a whole set; its own logarithm does not.
-    inside = xp.where(kept, x, xp.full_like(x, -math.inf))
-    peak = xp.max(inside, axis=-1, keepdims=True)
-    log_staying = xp.log(xp.sum(xp.exp(inside - peak), axis=-1)) + xp.reshape(
-        peak - xp.max(x, axis=-1, keepdims=True), removed.shape
-    )
-    mass = removed / (removed + staying)
-    small = mass < 0.5
-    log_kept = xp.where(
-        small,
-        xp.log1p(-xp.where(small, mass, xp.zeros_like(mass))),
-        log_staying - xp.log(removed + staying),
-    )
-    return Pruned(
-        kept=kept,
-        logits=inside,
-        n_kept=xp.sum(xp.astype(kept, xp.int64), axis=-1),
-        pruned_mass=mass,
-        log_kept=log_kept,
-    )
+    return Columns.of(xp, x).restrict(kept, field)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some tokens of whole rows of logits, and the weight of the others.
+
+    Attributes
+    ----------
+    xp : module
+        Array namespace.
+    x, weights : array, shape (..., n)
+        Logits of these tokens, and their exponentials relative to the peak.
+    peak : array, shape (..., 1)
+        The largest logit of the whole row.
+    outside : array, shape (...)
+        Sum of the weights of the tokens that are not here.
+    """
+
+    xp: ModuleType
+    x: Any
+    weights: Any
+    peak: Any
+    outside: Any
+
+    @classmethod
+    def of(cls, xp: ModuleType, x: Any) -> Columns:
+        """Take all tokens of rows of checked logits."""
+        peak = xp.max(x, axis=-1, keepdims=True)
+        weights = xp.exp(x - peak)
+        return cls(xp, x, weights, peak, xp.zeros_like(peak[..., 0]))
+
+    def take(self, chosen: Any) -> Columns:
+        """Return the tokens chosen by a mask, shape (n,); the others go outside."""
+        xp = self.xp
+        (indices,) = xp.nonzero(chosen)
+        x, weights = (xp.take(a, indices, axis=-1) for a in (self.x, self.weights))
+        return Columns(xp, x, weights, self.peak, self.outside + self._sum(~chosen))
+
+    def _sum(self, chosen: Any) -> Any:
+        xp = self.xp
+        return xp.sum(xp.where(chosen, self.weights, 0.0), axis=-1)
+
+    def restrict(self, kept: Any, field: str) -> Pruned:
+        """Prune to a set of these tokens; see :func:`restrict`."""
+        xp, x = self.xp, self.x
+        kept = kept & (x > -math.inf)
+        empty = xp.reshape(~xp.any(kept, axis=-1), (-1,))
+        if bool(xp.any(empty)):
+            record = int(to_numpy(empty).argmax())
+            raise InputError("the policy gives the set no probability", record=record, field=field)
+        removed, staying = self.outside + self._sum(~kept), self._sum(kept)
+        mass = removed / (removed + staying)
+        inside = xp.where(kept, x, xp.full_like(x, -math.inf))
+        return Pruned(
+            kept=kept,
+            logits=inside,
+            n_kept=xp.sum(xp.astype(kept, xp.int64), axis=-1),
+            pruned_mass=mass,
+            log_kept=self._log_kept(inside, mass, removed + staying),
+        )
+
+    def _log_kept(self, inside: Any, mass: Any, total: Any) -> Any:
+        xp = self.xp
+        small = mass < 0.5
+        log_kept = xp.log1p(-xp.where(small, mass, xp.zeros_like(mass)))
+        if bool(xp.all(small)):
+            return log_kept
+        # exp(x - peak) may underflow for a whole set; its own logarithm does not.
+        top = xp.max(inside, axis=-1, keepdims=True)
+        log_staying = xp.log(xp.sum(xp.exp(inside - top), axis=-1)) + (top - self.peak)[..., 0]
+        return xp.where(small, log_kept, log_staying - xp.log(total))
 
 
 def prune(logits: Any, min_p: float) -> Pruned:

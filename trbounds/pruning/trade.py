@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.arrays import array_namespace, to_numpy
+from trbounds.arrays import to_numpy
 from trbounds.clusters import ClusteredEstimate
-from trbounds.divergences import divergences
+from trbounds.divergences import Divergences
 from trbounds.errors import InputError
 from trbounds.mismatch.rows import token_mismatch
 from trbounds.pruning.law import PruningCase
 from trbounds.pruning.laws import get_law
-from trbounds.pruning.pair import SafeSets, keeps_support, prune_both
-from trbounds.pruning.sets import Pruned, checked_min_p
+from trbounds.pruning.nested import NestedPair, Step, row_by_row_divergences
+from trbounds.pruning.pair import SafeSets
+from trbounds.pruning.sets import checked_min_p
 
 if TYPE_CHECKING:
     from trbounds.logits import LogitsFile
@@ -263,8 +264,9 @@ def _sweep(
     for first, x, y, ids in blocks:
         try:
             before = _before(x, y, ids)
-            for columns, level in zip(found, levels, strict=True):
-                columns.append(before | _after(*prune_both(x, y, level, sets), before, ids))
+            pair = NestedPair(x, y, ids, sets)
+            for index in np.argsort(levels):
+                found[index].append(before | _after(pair.prune(levels[index]), before))
         except InputError as error:
             raise _in_row(error, first) from None
     return [
@@ -288,14 +290,13 @@ def _host(columns: dict[str, Any]) -> dict[str, Floats]:
     return {name: to_numpy(values).astype(np.float64) for name, values in columns.items()}
 
 
-def _divergence_columns(when: str, x: Any, y: Any) -> dict[str, Any]:
-    found = divergences(x, y)
+def _divergence_columns(when: str, found: Divergences) -> dict[str, Any]:
     return {f"{when}_{name}": getattr(found, name) for name in ("kl", "tv", "chi2")}
 
 
 def _before(x: Any, y: Any, ids: Any) -> dict[str, Floats]:
     """Divergences of full rows; with token ids the log-ratio of each sampled token."""
-    found = _host(_divergence_columns("before", x, y))
+    found = _host(_divergence_columns("before", row_by_row_divergences(x, y)))
     if ids is not None:
         tokens = token_mismatch(x, y, ids)
         found["log_ratio"] = to_numpy(tokens.logp) - to_numpy(tokens.logq)
@@ -303,28 +304,20 @@ def _before(x: Any, y: Any, ids: Any) -> dict[str, Floats]:
     return found
 
 
-def _after(
-    rollout: Pruned, train: Pruned, before: dict[str, Floats], ids: Any
-) -> dict[str, Floats]:
+def _after(step: Step, before: dict[str, Floats]) -> dict[str, Floats]:
     """The same of pruned rows, and what was pruned."""
-    xp = array_namespace(rollout.kept)
-    # Few tokens stay of a large vocabulary: the others are not looked at again.
-    staying = xp.nonzero(xp.any(rollout.kept | train.kept, axis=0))[0]
-    x, y = (xp.take(pruned.logits, staying, axis=-1) for pruned in (rollout, train))
     found = _host(
         {
-            "n_kept": rollout.n_kept,
-            "pruned_mass": rollout.pruned_mass,
-            "train_pruned_mass": train.pruned_mass,
-            "absolutely_continuous": keeps_support(rollout, train),
-            **_divergence_columns("after", x, y),
+            "n_kept": step.rollout.n_kept,
+            "pruned_mass": step.rollout.pruned_mass,
+            "train_pruned_mass": step.train.pruned_mass,
+            "absolutely_continuous": step.absolutely_continuous,
+            **_divergence_columns("after", step.after),
         }
     )
-    if ids is not None:
-        chosen = np.asarray(to_numpy(ids))[:, None]
-        kept = to_numpy(rollout.kept) & to_numpy(train.kept)
-        found["sampled_kept"] = np.take_along_axis(kept, chosen, axis=1)[:, 0].astype(np.float64)
-        shift = to_numpy(rollout.log_kept) - to_numpy(train.log_kept)
+    if step.sampled_kept is not None:
+        found["sampled_kept"] = to_numpy(step.sampled_kept).astype(np.float64)
+        shift = to_numpy(step.rollout.log_kept) - to_numpy(step.train.log_kept)
         found["after_mismatch"] = np.abs(before["log_ratio"] + shift)
     return found
 
