@@ -8,6 +8,7 @@ from types import ModuleType
 
 import mpmath as mp
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from trbounds.errors import InputError
@@ -17,9 +18,10 @@ from trbounds.mismatch import (
     get_law,
     smallest_logit_error,
     summarize_rows,
+    summarize_traces,
     token_mismatch,
 )
-from trbounds.traces import TraceBatch, open_trace
+from trbounds.traces import Progress, TraceBatch, example_path, open_trace
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -265,3 +267,36 @@ def test_empty_summary() -> None:
     assert math.isnan(empty.noise_variance.value)
     with pytest.raises(InputError, match="no value"):
         empty.logit_error_quantile(0.5)
+
+
+def test_traces_are_read_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a file tell how far the reading is, and change nothing of the result."""
+    monkeypatch.setattr("trbounds.traces.partition._PART_BYTES", 1000)
+    (batch,) = open_trace(example_path())
+    file = tmp_path / "parts.parquet"
+    pq.write_table(pq.read_table(example_path()), file, row_group_size=16)
+    seen: list[Progress] = []
+    found = summarize_traces([file, example_path()], logit_error=0.05, on_progress=seen.append)
+    once = MismatchSummary.of(batch, logit_error=0.05)
+    assert found.n_tokens == 2 * once.n_tokens
+    assert found.exceeding_tokens == 2 * once.exceeding_tokens
+    assert found.logit_error_max == once.logit_error_max
+    done = [step.bytes_done for step in seen]
+    assert done == sorted(done)
+    assert len({*done}) > 3
+    last = seen[-1]
+    assert (last.parts_done, last.bytes_done) == (last.parts, last.bytes)
+    assert (last.sequences, last.tokens) == (2 * batch.n_sequences, 2 * batch.n_tokens)
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.tbs").touch()
+    with pytest.raises(InputError, match="a summary holds no tokens"):
+        summarize_traces(tmp_path / "a.tbs")
+    with pytest.raises(InputError, match="format"):
+        summarize_traces(example_path(), "nothing", on_error="skip")
+    skipped: list[InputError] = []
+    (tmp_path / "bad.jsonl").write_text('{"prompt_id": 0}\n')
+    found = summarize_traces(tmp_path / "bad.jsonl", on_error="skip", on_skip=skipped.append)
+    assert found.n_tokens == 0
+    assert len(skipped) == 1

@@ -18,6 +18,7 @@ from trbounds.mismatch.measured import (
     MismatchSummary,
     smallest_logit_error,
 )
+from trbounds.mismatch.reading import summarize_traces
 from trbounds.mismatch.rows import TokenMismatch, summarize_rows, token_mismatch
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "profile_from_logit_error",
     "smallest_logit_error",
     "summarize_rows",
+    "summarize_traces",
     "token_mismatch",
 ]

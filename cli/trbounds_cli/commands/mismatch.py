@@ -187,26 +187,24 @@ def _solve(T: int, budget: float, known: dict[str, Any], *, as_json: bool) -> No
 def _measure(
     traces: list[str] | None, logit_error: float | None, *, example: bool, **reading: Any
 ) -> MismatchSummary:
-    from trbounds.mismatch import MismatchSummary
-    from trbounds.traces import example_path, expand_paths, open_trace
-    from trbounds_cli.progress import track
+    from trbounds.mismatch import summarize_traces
+    from trbounds.traces import example_path
+    from trbounds_cli.progress import reading_progress
 
     if example and traces:
         raise InputError("give trace files, or --example")
-    paths = [example_path()] if example else expand_paths(traces or [])
-    if any(path.endswith(".tbs") for path in paths):
-        raise InputError("a summary holds no tokens, expected files of tokens")
+    paths = [example_path()] if example else list(traces or [])
     left_out: list[InputError] = []
-    summary = MismatchSummary(logit_error=logit_error)
-    for path in track(paths, "files"):
-        for batch in open_trace(
-            path,
+    with reading_progress() as show:
+        summary = summarize_traces(
+            paths,
             reading["form"],
+            logit_error=logit_error,
             reward_range=reading["reward_range"],
             on_error=reading["on_error"],
             on_skip=left_out.append,
-        ):
-            summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))
+            on_progress=show,
+        )
     for problem in left_out:
         sys.stderr.write(f"left out: {problem}\n")
     if not summary.n_tokens:
