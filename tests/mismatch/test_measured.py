@@ -21,7 +21,7 @@ from trbounds.mismatch import (
     summarize_traces,
     token_mismatch,
 )
-from trbounds.traces import Progress, TraceBatch, example_path, open_trace
+from trbounds.traces import Progress, TraceBatch, example_path, open_trace, write_parquet
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -274,7 +274,8 @@ def test_traces_are_read_part_by_part(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("trbounds.traces.partition._PART_BYTES", 1000)
     (batch,) = open_trace(example_path())
     file = tmp_path / "parts.parquet"
-    pq.write_table(pq.read_table(example_path()), file, row_group_size=16)
+    write_parquet([batch], file)
+    pq.write_table(pq.read_table(file), file, row_group_size=16)
     seen: list[Progress] = []
     found = summarize_traces([file, example_path()], logit_error=0.05, on_progress=seen.append)
     once = MismatchSummary.of(batch, logit_error=0.05)
