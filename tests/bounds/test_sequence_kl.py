@@ -118,6 +118,29 @@ def test_holds_without_absolute_continuity():
         assert mass < truth.kl_seq == pytest.approx(-math.log1p(-mass), rel=1e-9)
 
 
+def test_without_absolute_continuity_the_baseline_must_be_a_possible_reward():
+    """There E_mu[M] = -S < 0, so that a baseline b takes b S from the error."""
+    rng = np.random.default_rng(11)
+    widest = 0.0
+    for _ in range(200):
+        pair = random_pair(rng, 2, 3, kind="truncated", reward="worst", closeness=0.1)
+        truth = exact(pair)
+        if truth.absolutely_continuous or not np.isfinite(truth.kl_seq):
+            continue
+        S = truth.length_mean - truth.ratio_sum_mean
+        assert S > 0
+        for baseline in (0.0, 0.5, 1.0):
+            error = truth.J_pi - truth.J_mu - (truth.surrogate + baseline * S)
+            assert abs(error) <= truth.kl_seq * (1 + 1e-9)
+            widest = max(widest, abs(error) / truth.kl_seq)
+    assert widest > 0.5
+    # R = 100 throughout, counted from 0: nothing changes but the surrogate.
+    constant = missing_absolute_continuity(0.1).with_reward(np.array([[1.0, 1.0]]))
+    truth = exact(constant)
+    assert 100 * truth.error == pytest.approx(10)
+    assert truth.kl_seq < 1
+
+
 def test_rare_tokens_with_heavy_tails():
     """Rare contexts, ratios of thousands, chains of rare switches."""
     for rarity, moved, steps in product((1e-2, 1e-5, 1e-10), (1e-4, 0.05, 0.9), (1, 2, 5)):

@@ -1,6 +1,7 @@
 """Triangle bound: ``V + sum_t Dbar_t``, the objective and the surrogate apart.
 
-Neither part needs absolute continuity.
+Neither part needs absolute continuity; without it the surrogate must count rewards from a
+baseline within their range.
 """
 
 from __future__ import annotations

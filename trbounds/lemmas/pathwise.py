@@ -13,23 +13,12 @@ from collections.abc import Iterable
 import sympy as sp
 
 from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
-from trbounds.lemmas.conjugate import MEAN_PHI, phi
+from trbounds.lemmas.conjugate import phi
 from trbounds.lemmas.divergences import CHAIN_RULE
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
-from trbounds.lemmas.martingales import error_as_residual
-from trbounds.lemmas.ratios import MARTINGALE
-from trbounds.symbolic import SYMBOLS, T, error, t
+from trbounds.symbolic import SYMBOLS, error
 
-__all__ = [
-    "ERROR_BY_SEQUENCE_KL",
-    "ERROR_BY_TOKEN_PHI",
-    "RESIDUAL_SPLIT",
-    "TOKEN_PHI",
-    "token_phi",
-]
-
-#: ``E_mu[sum_t phi(rho_t - 1)]``.
-token_phi = sp.Symbol("E_mu[sum_t phi(rho_t - 1)]", nonnegative=True)
+__all__ = ["ERROR_BY_SEQUENCE_KL", "RESIDUAL_SPLIT"]
 
 _W = sp.Symbol("W", positive=True)
 _residual = sp.Symbol("W - 1 - M", real=True)
@@ -68,23 +57,6 @@ RESIDUAL_SPLIT = Lemma(
 )
 
 
-def _not_negative_step() -> Step:
-    u = sp.Symbol("u", positive=True)
-    return Step(
-        "A >= 0 and B >= 0",
-        "phi(u - 1) = log(1/u) - (1 - u), and log z >= 1 - 1/z at z = 1/u",
-        all_of(
-            "sign",
-            "the form, and the lemma",
-            [identity(phi(u - 1), sp.log(1 / u) - (1 - u)), LOG_BELOW_LINE.certificate],
-        ),
-        LOG_BELOW_LINE,
-    )
-
-
-# -- whatever the supports ---------------------------------------------------------------------
-
-
 def _mean_phi_on_support(tokens: int) -> Check:
     """Check the mean of phi(rho - 1) where pi has mass s outside the support of mu."""
     s = sp.Symbol("s", nonnegative=True)
@@ -109,7 +81,17 @@ def _prove_error_by_sequence_kl() -> Iterable[Step]:
         RESIDUAL_SPLIT.certificate,
         RESIDUAL_SPLIT,
     )
-    yield _not_negative_step()
+    u = sp.Symbol("u", positive=True)
+    yield Step(
+        "A >= 0 and B >= 0",
+        "phi(u - 1) = log(1/u) - (1 - u), and log z >= 1 - 1/z at z = 1/u",
+        all_of(
+            "sign",
+            "the form, and the lemma",
+            [identity(phi(u - 1), sp.log(1 / u) - (1 - u)), LOG_BELOW_LINE.certificate],
+        ),
+        LOG_BELOW_LINE,
+    )
     yield Step(
         "E_mu[phi(rho_t - 1) | c_t] = kl(c_t) - s(c_t), s(c) the mass that pi puts outside the "
         "support of mu(.|c)",
@@ -117,46 +99,62 @@ def _prove_error_by_sequence_kl() -> Iterable[Step]:
         all_of("enumeration", "2..5 tokens", [_mean_phi_on_support(n) for n in range(2, 6)]),
     )
     yield Step(
-        "sum_t E_mu[kl(c_t)] = D, hence E_mu[B] = D - sum_t E_mu[s(c_t)] <= D",
+        "sum_t E_mu[kl(c_t)] = D, hence E_mu[B] = D - S, S = sum_t E_mu[s(c_t)]",
         "chain rule; the contexts are those of rollouts",
         CHAIN_RULE.certificate,
         CHAIN_RULE,
     )
     yield Step(
-        "E_mu[A] = D - s, s = P_pi(out)",
+        "E_mu[A] = D - P_pi(out), hence E_mu[A - B] = S - P_pi(out)",
         "the same for a response as one token: its ratio is W, its KL is D",
         all_of("enumeration", "2..5 responses", [_mean_phi_on_support(n) for n in range(2, 6)]),
     )
     share, rest, a, b = sp.symbols("R 1-R A B", nonnegative=True)
+    seen, unseen = sp.symbols("E_pi[R|out] 1-E_pi[R|out]", nonnegative=True)
+    out, S = sp.symbols("P_pi(out) S", nonnegative=True)
     yield Step(
-        "R (A - B) <= A and R (A - B) >= -B, for R in [0, 1]",
-        "A - R (A - B) = (1 - R) A + R B and R (A - B) + B = R A + (1 - R) B",
+        "Error >= -E_mu[R B], for R >= 0",
+        "R (A - B) + R B = R A; and E_pi[R 1{out}] >= 0",
+        nonnegative(share * (a - b) + out * seen + share * b, share * a + out * seen),
+    )
+    yield Step(
+        "Error <= E_mu[(1 - R) B] + S, for R <= 1",
+        "R (A - B) = (A - B) - (1 - R)(A - B), whose first part has mean S - P_pi(out); "
+        "and E_pi[R 1{out}] <= P_pi(out)",
         all_of(
             "sign",
-            "both sides",
+            "R less 1, and the sign",
             [
-                nonnegative((share + rest) * a - share * (a - b), rest * a + share * b),
-                nonnegative(share * (a - b) + (share + rest) * b, share * a + rest * b),
+                identity((1 - rest) * (a - b), (a - b) - rest * (a - b)),
+                nonnegative(
+                    rest * b + S - (S - out * (seen + unseen) - rest * (a - b) + out * seen),
+                    rest * a + out * unseen,
+                ),
             ],
         ),
     )
-    D, out, lost, seen = sp.symbols("D s sum_t_E[s_t] E_pi[R|out]", nonnegative=True)
-    unseen = sp.Symbol("1-E_pi[R|out]", nonnegative=True)
+    base, above = sp.symbols("b 1-b", nonnegative=True)
     yield Step(
-        "Error <= E_mu[A] + s = D and Error >= -E_mu[B] >= -D",
-        "D less (D - s) + s E_pi[R | out] is s (1 - E_pi[R | out]); and s E_pi[R | out] >= 0",
+        "|Error| <= E_mu[B] + S = D; so it is for the surrogate E_mu[(R - b) M] with a baseline b "
+        "in [0, 1], whose error is less by b S",
+        "-E_mu[R B] - b S and E_mu[(1 - R) B] + S are within E_mu[B] + S; E_mu[M] = -S",
         all_of(
             "sign",
-            "both signs of the error",
+            "both ends",
             [
-                nonnegative(D - (D - out * (seen + unseen) + out * seen), out * unseen),
-                nonnegative(D + out * seen - (D - lost), out * seen + lost),
+                nonnegative(
+                    (share + rest) * b + (base + above) * S - share * b - base * S,
+                    rest * b + above * S,
+                ),
+                nonnegative((share + rest) * b + S - (rest * b + S), share * b),
             ],
         ),
     )
 
 
-#: ``|Error| <= D``, whatever the supports of the two policies.
+#: ``|Error| <= D``, whatever the supports of the two policies. The proof gives each sign of the
+#: error apart: ``-E_mu[R B] <= Error <= E_mu[(1 - R) B] + S`` with ``B = sum_t phi(rho_t - 1)`` and
+#: S the mass that pi puts on tokens which mu cannot draw.
 ERROR_BY_SEQUENCE_KL = Lemma(
     key="error_by_sequence_kl",
     title="the residual split into two numbers that are not negative, whatever the supports",
@@ -165,99 +163,5 @@ ERROR_BY_SEQUENCE_KL = Lemma(
     right=SYMBOLS["kl_seq"],
     prove=_prove_error_by_sequence_kl,
     assumes="R in [0, 1]; D finite",
-    source="trbounds",
-)
-
-
-# -- with absolute continuity ------------------------------------------------------------------
-
-
-def _prove_error_by_token_phi() -> Iterable[Step]:
-    yield error_as_residual()
-    yield Step(
-        "E_mu[W - 1 - M] = 0",
-        "W and M are martingales: every increment has mean 0 given its context",
-        MARTINGALE.certificate,
-        MARTINGALE,
-    )
-    yield Step(
-        "W - 1 - M = A - B, A = phi(W - 1), B = sum_t phi(rho_t - 1), hence E_mu[A] = E_mu[B]",
-        "along every response; D finite makes every ratio positive",
-        RESIDUAL_SPLIT.certificate,
-        RESIDUAL_SPLIT,
-    )
-    yield _not_negative_step()
-    reward, rest, a, b = sp.symbols("R 1-R A B", nonnegative=True)
-    yield Step(
-        "Error = E_mu[R A] - E_mu[R B] >= -E_mu[R B]",
-        "R and A are not negative",
-        nonnegative(reward * (a - b) + reward * b, reward * a),
-    )
-    # R (A - B) = (A - B) - (1 - R)(A - B), and A - B has mean 0.
-    yield Step(
-        "Error = E_mu[(1 - R) B] - E_mu[(1 - R) A] <= E_mu[(1 - R) B]",
-        "A - B has mean 0, so R may be replaced by R - 1; 1 - R and A are not negative",
-        all_of(
-            "sign",
-            "R less 1, and the sign",
-            [
-                identity((reward - 1) * (a - b) + (a - b), reward * (a - b)),
-                nonnegative(rest * b + rest * (a - b), rest * a),
-            ],
-        ),
-    )
-    yield Step(
-        "|Error| <= max(E_mu[R B], E_mu[(1 - R) B]) <= E_mu[B]",
-        "R <= 1 and 1 - R <= 1: B less either is the other, and R + (1 - R) = 1",
-        all_of(
-            "sign",
-            "both signs",
-            [
-                nonnegative((reward + rest) * b - reward * b, rest * b),
-                nonnegative((reward + rest) * b - rest * b, reward * b),
-            ],
-        ),
-    )
-
-
-#: ``|Error| <= E_mu[sum_t phi(rho_t - 1)]``. The proof gives each sign of the error apart:
-#: ``-E_mu[R B] <= Error <= E_mu[(1 - R) B]`` with ``B = sum_t phi(rho_t - 1)``.
-ERROR_BY_TOKEN_PHI = Lemma(
-    key="error_by_token_phi",
-    title="the residual split into two numbers that are not negative, with equal means",
-    left=error,
-    relation="<=",
-    right=token_phi,
-    prove=_prove_error_by_token_phi,
-    assumes="R in [0, 1]; D finite; pi << mu",
-    source="trbounds",
-)
-
-
-def _prove_token_phi() -> Iterable[Step]:
-    yield Step(
-        "E_mu[phi(rho_t - 1) | c_t] = kl(c_t)", "one context", MEAN_PHI.certificate, MEAN_PHI
-    )
-    p = sp.symbols("p1:4", nonnegative=True)
-    parts = [sp.symbols(f"f{i}_1:4", nonnegative=True) for i in range(3)]
-    yield Step(
-        "E_mu[sum_t phi(rho_t - 1)] = sum_t E_mu[kl(c_t)] = sum_t k_t",
-        "the mean of a sum is the sum of the means, the mean over c_t of the mean given c_t",
-        identity(
-            sum(w * sum(f[i] for f in parts) for i, w in enumerate(p)),
-            sum(sum(w * f[i] for i, w in enumerate(p)) for f in parts),
-        ),
-    )
-
-
-#: ``E_mu[sum_t phi(rho_t - 1)] = sum_t k_t``.
-TOKEN_PHI = Lemma(
-    key="token_phi",
-    title="the means of phi(rho_t - 1) are the mean KLs",
-    left=token_phi,
-    relation="==",
-    right=sp.Sum(SYMBOLS["kl_mean"][t], (t, 1, T)),
-    prove=_prove_token_phi,
-    assumes="pi << mu",
     source="trbounds",
 )
