@@ -125,7 +125,8 @@ class PairMoments:
         n = self._moments(0)[0]
         if not n:
             return math.nan
-        return math.sqrt(max(float(self._offset.value[1]) / n - self.log_ratio_mean**2, 0.0))
+        mean = self.log_ratio_mean
+        return math.sqrt(max(float(self._offset.value[1]) / n - mean * mean, 0.0))
 
     def masked(self, kind: str) -> tuple[int, float, float]:
         """Count, mean and smallest ``|log rho|`` of the masked tokens of a kind.
