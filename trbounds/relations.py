@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trbounds.arrays import device
 from trbounds.divergences import chi2_from_kl, tv_from_chi2
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def _position_moment_from_sequence(p: DivergenceProfile, k: Known) -> Any:
 def _position_moment_from_means(p: DivergenceProfile, k: Known) -> Any:
     xp = p.xp
     kl = k["kl_mean"]
-    return xp.sum(kl * xp.arange(kl.shape[-1], dtype=kl.dtype), axis=-1)
+    before = xp.arange(kl.shape[-1], dtype=kl.dtype, device=device(kl))
+    return xp.sum(kl * before, axis=-1)
 
 
 RELATIONS: tuple[Relation, ...] = (

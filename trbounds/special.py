@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trbounds.arrays import array_namespace, asarray_float64
+from trbounds.arrays import array_namespace, asarray_float64, device
 
 if TYPE_CHECKING:
     from trbounds.profile import DivergenceProfile
@@ -236,7 +236,8 @@ def _end_correction(term: Callable[[Any], Any], at: Any) -> Any:
 def remaining(profile: DivergenceProfile) -> Any:
     """Tokens left after each position, ``T - t`` for t = 1..T, where positions are known."""
     like = profile.tv_mean if profile.tv_mean is not None else profile.kl_mean
-    return profile.xp.flip(profile.xp.arange(like.shape[-1], dtype=like.dtype))
+    xp = profile.xp
+    return xp.flip(xp.arange(like.shape[-1], dtype=like.dtype, device=device(like)))
 
 
 def root_exp_excess(x: Any, *, xp: ModuleType | None = None) -> Any:

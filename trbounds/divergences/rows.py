@@ -6,7 +6,7 @@ import math
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import asarray_float64, to_numpy
+from trbounds.arrays import asarray_float64, device, to_numpy
 from trbounds.errors import InputError
 
 __all__ = ["checked_logits", "log_softmax"]
@@ -68,7 +68,7 @@ def log_softmax(xp: ModuleType, x: Any) -> Any:
         of about 1e-15 times the number of tokens' rounding, however close to 0 it is.
     """
     peak = xp.max(x, axis=-1, keepdims=True)
-    tokens = xp.arange(x.shape[-1])
+    tokens = xp.arange(x.shape[-1], device=device(x))
     likeliest = tokens == xp.argmax(x, axis=-1, keepdims=True)
     weights = xp.exp(x - peak)
     others = xp.sum(xp.where(likeliest, xp.zeros_like(x), weights), axis=-1, keepdims=True)

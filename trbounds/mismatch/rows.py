@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trbounds.arrays import array_namespace, asarray_float64, to_numpy
+from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
 from trbounds.divergences import divergences
 from trbounds.divergences.rows import checked_logits, log_softmax
 from trbounds.errors import InputError
@@ -99,7 +99,8 @@ def token_mismatch(rollout_logits: Any, train_logits: Any, token_ids: Any) -> To
             "'rollout_logits'",
             field="train_logits",
         )
-    chosen = xp.arange(x.shape[-1]) == _checked_ids(xp, token_ids, x)[:, None]
+    tokens = xp.arange(x.shape[-1], device=device(x))
+    chosen = tokens == _checked_ids(xp, token_ids, x)[:, None]
     log_p, log_q = log_softmax(xp, x), log_softmax(xp, y)
     p = xp.exp(log_p)
     others = xp.where(chosen, xp.zeros_like(p), p)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import array_namespace, is_numpy
+from trbounds.arrays import array_namespace, asarray_float64, is_numpy
 from trbounds.divergences import Divergences, divergences
 from trbounds.divergences.rows import checked_logits
 from trbounds.pruning.pair import SafeSets, checked_sets, keeps_support
@@ -81,7 +81,7 @@ class NestedPair:
         self._rollout, self._train = Columns.of(xp, x), Columns.of(xp, y)
         self._sampled = None
         if token_ids is not None:
-            ids = xp.astype(xp.asarray(token_ids), xp.int64)[:, None]
+            ids = xp.astype(asarray_float64(token_ids, xp=xp, like=x), xp.int64)[:, None]
             self._sampled = [
                 xp.take_along_axis(columns.x, ids, axis=-1) - columns.peak
                 for columns in (self._rollout, self._train)
