@@ -247,7 +247,8 @@ def test_loads_are_aligned_and_slices_fit() -> None:
         assert slices >= 1
         assert 2 * width * itemsize / slices <= 45_000
         assert width / slices <= cuda.THREADS * 128
-    assert cuda.slices_per_row(5, 4, 0) == 5
+    assert cuda.slices_per_row(5, 4, 0) == 1
+    assert cuda.slices_per_row(5, 4, 1) == 5
     assert cuda.rows_per_stage(10**9, 4) == 1
     assert cuda.rows_per_stage(151_936, 4) * 2 * 151_936 * 4 <= 64_000_000
 

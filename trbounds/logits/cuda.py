@@ -6,7 +6,8 @@ launches do everything: one for all rows, one for those that were too close to b
 first normalisers. Logits on the host travel through two pinned buffers on two streams: one is
 filled and sent while the other is worked on.
 
-No GPU has run this yet; `benchmarks/bench_gpu.py` checks and measures it.
+Needs a device of compute capability 7.0 or newer. No GPU has run this yet;
+`benchmarks/bench_gpu.py` checks and measures it.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def lanes_per_load(itemsize: int, width: int, *addresses: int) -> int:
 
 def slices_per_row(width: int, itemsize: int, shared_bytes: int) -> int:
     """Return into how many slices a row is cut, for both policies to fit the shared memory."""
-    by_memory = -(-2 * width * itemsize // max(shared_bytes, 1))
+    by_memory = -(-2 * width * itemsize // shared_bytes) if shared_bytes > 0 else 1
     return max(1, min(by_memory, width), -(-width // (THREADS * _TERMS_PER_THREAD)))
 
 
@@ -251,9 +252,10 @@ def _layout(cupy: Any, kernel: Any, x: Any, lanes: int, precision: str) -> tuple
     n, width = x.shape
     own = kernel.shared_size_bytes + _RESERVED_SHARED_BYTES
     most = min(
-        attributes["MaxSharedMemoryPerMultiprocessor"] // _BLOCKS[precision] - own,
-        attributes["MaxSharedMemoryPerBlockOptin"] - own,
+        attributes["MaxSharedMemoryPerMultiprocessor"] // _BLOCKS[precision],
+        attributes["MaxSharedMemoryPerBlockOptin"],
     )
+    most = max(0, most - own)
     slices = slices_per_row(width, x.dtype.itemsize, most)
     packs, pack_bytes = width // lanes, lanes * x.dtype.itemsize
     kept = min(-(-packs // slices), most // (2 * pack_bytes))

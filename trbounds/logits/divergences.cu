@@ -265,13 +265,23 @@ __device__ double finish(const double* s, const Frame& frame, double crossing, l
   return valid && excess != 0.0 && off ? change : 0.0;
 }
 
+// Copy the slice to shared memory, eight loads of a thread under way at once. No barrier follows: a
+// thread reads from the cache only what it has put there itself.
 __device__ void fetch(const Slice& slice) {
-#pragma unroll 4
-  for (int i = threadIdx.x; i < min(slice.kept, slice.count); i += blockDim.x) {
-    slice.cache[i].word = slice.x[i].word;
-    slice.cache[slice.kept + i].word = slice.y[i].word;
+  const int count = min(slice.kept, slice.count);
+  for (int first = threadIdx.x; first < count; first += 4 * blockDim.x) {
+    WORD x[4], y[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int i = first + k * blockDim.x;
+      if (i < count) x[k] = slice.x[i].word, y[k] = slice.y[i].word;
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int i = first + k * blockDim.x;
+      if (i < count) slice.cache[i].word = x[k], slice.cache[slice.kept + i].word = y[k];
+    }
   }
-  // No barrier: a thread reads from the cache only what it has put there itself.
 }
 
 // First pass: write the peaks and sums of exponentials of the slice to share[4].

@@ -116,7 +116,8 @@ def row_divergences(
         sums = _small_rows(rollout_logits, train_logits)
     else:
         sums = _large_rows(rollout_logits, train_logits, precision, engine, threads)
-    return RowDivergences(**{name: sums[:, k].copy() for k, name in enumerate(COLUMNS)})
+    columns = array_namespace(sums).ascontiguousarray(sums.T)
+    return RowDivergences(**dict(zip(COLUMNS, columns, strict=True)))
 
 
 def _cuda_rows(x: Any, y: Any, precision: Precision) -> Any:
