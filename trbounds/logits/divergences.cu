@@ -48,11 +48,17 @@ struct Slice {
   int kept, count;
 };
 
-__device__ __forceinline__ const Pack* place_x(const Slice& slice, int i) {
-  return i < slice.kept ? &slice.cache[i] : &slice.x[i];
-}
-__device__ __forceinline__ const Pack* place_y(const Slice& slice, int i) {
-  return i < slice.kept ? &slice.cache[slice.kept + i] : &slice.y[i];
+// A run of it in one memory: the part that is kept, or the rest.
+struct Run {
+  const Pack* x;
+  const Pack* y;
+  int count;
+};
+
+__device__ __forceinline__ Run run_of(const Slice& slice, int rest) {
+  const int kept = min(slice.kept, slice.count);
+  if (rest) return {slice.x + kept, slice.y + kept, slice.count - kept};
+  return {slice.cache, slice.cache + slice.kept, kept};
 }
 __device__ __forceinline__ Pack load(const Pack* place) {
   Pack pack;
@@ -265,32 +271,43 @@ __device__ double finish(const double* s, const Frame& frame, double crossing, l
   return valid && excess != 0.0 && off ? change : 0.0;
 }
 
-// Copy the slice to shared memory, eight loads of a thread under way at once. No barrier follows: a
-// thread reads from the cache only what it has put there itself.
-__device__ void fetch(const Slice& slice) {
-  const int count = min(slice.kept, slice.count);
-  for (int first = threadIdx.x; first < count; first += 4 * blockDim.x) {
-    WORD x[4], y[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int i = first + k * blockDim.x;
-      if (i < count) x[k] = slice.x[i].word, y[k] = slice.y[i].word;
-    }
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int i = first + k * blockDim.x;
-      if (i < count) slice.cache[i].word = x[k], slice.cache[slice.kept + i].word = y[k];
-    }
+// Copy a load to shared memory; where the device can, without passing through registers, so that a
+// whole slice is under way at once.
+__device__ __forceinline__ void copy(Pack* to, const Pack* from) {
+#if !defined(HOST_CHECK) && __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(WORD) >= 4) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                     (unsigned int)__cvta_generic_to_shared(to)),
+                 "l"(__cvta_generic_to_global(from)), "n"((int)sizeof(WORD))
+                 : "memory");
+    return;
   }
+#endif
+  to->word = from->word;
+}
+
+// No barrier follows: a thread reads from the cache only what it has put there itself.
+__device__ void fetch(const Slice& slice) {
+  for (int i = threadIdx.x; i < min(slice.kept, slice.count); i += blockDim.x) {
+    copy(&slice.cache[i], &slice.x[i]);
+    copy(&slice.cache[slice.kept + i], &slice.y[i]);
+  }
+#if !defined(HOST_CHECK) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
 }
 
 // First pass: write the peaks and sums of exponentials of the slice to share[4].
 __device__ void take_softmax(const Slice& slice, double* exchange, double* share) {
   VALUE top[2] = {LOWEST, LOWEST}, sum[2] = {0, 0};
-  for (int i = threadIdx.x; i < slice.count; i += blockDim.x) {
-    const Pack x = load(place_x(slice, i)), y = load(place_y(slice, i));
-    online_softmax(x, &top[0], &sum[0]);
-    online_softmax(y, &top[1], &sum[1]);
+#pragma unroll 1
+  for (int rest = 0; rest < 2; ++rest) {
+    const Run run = run_of(slice, rest);
+    for (int i = threadIdx.x; i < run.count; i += blockDim.x) {
+      const Pack x = load(&run.x[i]), y = load(&run.y[i]);
+      online_softmax(x, &top[0], &sum[0]);
+      online_softmax(y, &top[1], &sum[1]);
+    }
   }
   double peak[2] = {top[0], top[1]}, total[2] = {sum[0], sum[1]};
   combine(peak, total, exchange);
@@ -333,31 +350,35 @@ __device__ void take_sums(const Slice& slice, const Frame* frame, unsigned int* 
   const Wide peak = frame->top;
   const REAL high = frame->high, low = frame->low, close = frame->near;
   const REAL limit = sizeof(REAL) == 8 ? 300 : 20;
-  for (int i = threadIdx.x; i < slice.count; i += blockDim.x) {
-    const Pack x = load(place_x(slice, i)), y = load(place_y(slice, i));
-    unsigned int distant = 0;
+#pragma unroll 1
+  for (int rest = 0; rest < 2; ++rest) {
+    const Run run = run_of(slice, rest);
+    for (int i = threadIdx.x; i < run.count; i += blockDim.x) {
+      const Pack x = load(&run.x[i]), y = load(&run.y[i]);
+      unsigned int distant = 0;
 #pragma unroll
-    for (int j = 0; j < LANES; ++j) {
-      const Wide a = widen(x.item[j]), b = widen(y.item[j]);
-      const REAL d = (REAL)log_ratio(a, b, (Wide)high, (Wide)low);
-      if (fabs(d) <= (REAL)0.5) {
-        const REAL t = (REAL)(a - peak), more = expm1_minus(d), e = d + more;
-        const REAL m = exponential(t);
-        add(m, t, d, e, more, local);
-        if (fabs(e) < close) list(m, e, listed, share + 4 + SUMS);
-      } else {
-        distant |= 1u << j;  // also NaN, from -inf
+      for (int j = 0; j < LANES; ++j) {
+        const Wide a = widen(x.item[j]), b = widen(y.item[j]);
+        const REAL d = (REAL)log_ratio(a, b, (Wide)high, (Wide)low);
+        if (fabs(d) <= (REAL)0.5) {
+          const REAL t = (REAL)(a - peak), more = expm1_minus(d), e = d + more;
+          const REAL m = exponential(t);
+          add(m, t, d, e, more, local);
+          if (fabs(e) < close) list(m, e, listed, share + 4 + SUMS);
+        } else {
+          distant |= 1u << j;  // also NaN, from -inf
+        }
       }
-    }
-    for (; distant; distant &= distant - 1) {
-      const int j = __ffs(distant) - 1;
-      const Wide a = widen(place_x(slice, i)->item[j]), b = widen(place_y(slice, i)->item[j]);
-      const REAL d = (REAL)log_ratio(a, b, (Wide)high, (Wide)low);
-      if (fabs(d) < limit) {
-        const REAL t = (REAL)(a - peak), e = expm1(d);
-        add(exponential(t), t, d, e, e - d, local);
-      } else {
-        add_unusual(a, b, frame->peak, frame->shift + frame->correction, local, &far_square);
+      for (; distant; distant &= distant - 1) {
+        const int j = __ffs(distant) - 1;
+        const Wide a = widen(run.x[i].item[j]), b = widen(run.y[i].item[j]);
+        const REAL d = (REAL)log_ratio(a, b, (Wide)high, (Wide)low);
+        if (fabs(d) < limit) {
+          const REAL t = (REAL)(a - peak), e = expm1(d);
+          add(exponential(t), t, d, e, e - d, local);
+        } else {
+          add_unusual(a, b, frame->peak, frame->shift + frame->correction, local, &far_square);
+        }
       }
     }
   }
