@@ -4,6 +4,7 @@ Importing this package loads numpy only; pyarrow is imported when a file needs i
 """
 
 from trbounds.traces.batch import TraceBatch
+from trbounds.traces.device_sums import TokenSums, token_sums
 from trbounds.traces.engine import Progress, summarize
 from trbounds.traces.reading import example_path, expand_paths, open_trace
 from trbounds.traces.summary import TraceSummary
@@ -13,12 +14,14 @@ from trbounds.traces.writing import write_parquet
 __all__ = [
     "Progress",
     "ReadOptions",
+    "TokenSums",
     "TraceBatch",
     "TraceSummary",
     "example_path",
     "expand_paths",
     "open_trace",
     "summarize",
+    "token_sums",
     "validate",
     "write_parquet",
 ]
