@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -271,8 +272,21 @@ def parquet(batch: TraceBatch, folder: Path, repeat: int) -> None:
     if find_spec("duckdb"):
         tasks["duckdb, 2 threads"] = duckdb_query(file)
     print_ratios("From Parquet, end to end", tasks, batch.n_tokens, repeat)
+    print()
     if Path("/proc/self/status").exists():
         print_memory(file, batch)
+        full = str(folder / "full.parquet")
+        write_parquet(with_divergences(batch).slices(1_000_000), full)
+        print("With divergences and entropy. ", end="")
+        print_memory(full, batch)
+
+
+def with_divergences(batch: TraceBatch) -> TraceBatch:
+    rng = np.random.default_rng(3)
+    kl = rng.exponential(2e-4, batch.n_tokens)
+    return replace(
+        batch, kl=kl, tv=0.7 * np.sqrt(kl / 2), chi2=2.1 * kl, entropy=rng.random(batch.n_tokens)
+    )
 
 
 def print_memory(file: str, batch: TraceBatch) -> None:
@@ -285,7 +299,7 @@ def print_memory(file: str, batch: TraceBatch) -> None:
         "before = peak(); summarize(sys.argv[1], kernel=sys.argv[2]); print(peak() - before)"
     )
     limit = (64 << 20) + 128 * batch.n_sequences
-    print(f"\nMemory added, of {limit / 1e6:.0f} MB allowed:", end="")
+    print(f"Memory added, of {limit / 1e6:.0f} MB allowed:", end="")
     for kernel in kernels():
         words = [sys.executable, "-c", code, file, kernel]
         grown = int(subprocess.run(words, capture_output=True, check=True).stdout)

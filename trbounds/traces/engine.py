@@ -43,8 +43,6 @@ __all__ = ["Progress", "summarize", "summarize_part"]
 _BYTES_PER_TOKEN = 32
 """Bytes of a log that a token takes, roughly: 16 in Parquet, 40 and more in text."""
 
-_COMPILED_BATCH = 98_304
-
 Summarise = Callable[[Part], TraceSummary]
 
 
@@ -203,7 +201,6 @@ def summarize_part(
         reward_range=reward_range,
         on_error=on_error,
         on_skip=skips.record_skip,
-        batch_tokens=_COMPILED_BATCH if compiled else ReadOptions.batch_tokens,
     )
     batches = read_source(part.source(), format, options)
     for batch in batches if part.file == "-" else _read_ahead(batches):

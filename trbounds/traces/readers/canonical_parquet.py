@@ -121,6 +121,8 @@ def _decoded(file: Any, group: int, rows: int, columns: list[str], pa: Any) -> I
         if batch is None:
             return
         yield batch
+        # The default allocator keeps several times what is in use.
+        pa.default_memory_pool().release_unused()
 
 
 def _assembled(
