@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["number", "print_json", "print_table", "yes_no"]
 
 
 _NARROWEST, _WIDEST = 100, 180
 """Columns of what goes to a file: as many as the table needs, within these."""
+
+_FOLDED = 24
+"""Columns that text may be folded to."""
 
 
 def print_json(document: Any) -> None:
@@ -36,33 +43,80 @@ def _plain(value: Any) -> Any:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
 ) -> None:
-    """Write a table; columns whose heading ends in ``>`` are aligned to the right.
+    """Write a table; columns whose heading ends in ``>`` are numbers, aligned to the right.
 
-    The first column, which names the row, is not folded.
+    Text is folded where the terminal is narrow, numbers never are: columns that do not fit beside
+    the others follow in another table, which begins with the first column again.
     """
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        right = column.endswith(">")
-        table.add_column(
-            column.rstrip(">"),
-            justify="right" if right else "left",
-            no_wrap=right or index == 0,
-        )
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    width = None
-    if not sys.stdout.isatty():  # a pipe or a file has no width of its own
-        width = max(_NARROWEST, Console(width=_WIDEST).measure(table).maximum)
-    console = Console(width=width)
+    shape = _Columns(columns, rows)
+    if sys.stdout.isatty():
+        room = Console().width
+    else:  # a pipe or a file has no width of its own
+        room = max(_NARROWEST, min(shape.width_of(range(len(columns)), shape.widest), _WIDEST))
+    groups = shape.that_fit(room)
+    # In a terminal narrower than two columns its own line breaks keep every digit.
+    room = max(room, *(shape.width_of(group, shape.least) for group in groups))
+    console = Console(width=room)
     console.print(Text(title, style="bold"))
-    console.print(table)
+    for group in groups:
+        console.print(shape.table(group, room))
     for note in notes:
         console.print(Text(note))
+
+
+class _Columns:
+    """Which columns of a table fit beside one another, and how wide they have to be."""
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        from rich.cells import cell_len
+
+        self.headings = [column.rstrip(">") for column in columns]
+        self.numbers = [column.endswith(">") for column in columns]
+        self.rows = rows
+        cells = [max((cell_len(row[i]) for row in rows), default=0) for i in range(len(columns))]
+        self.widest = [max(cell_len(h), cell) for h, cell in zip(self.headings, cells, strict=True)]
+        self.least = [
+            max(cell, *map(cell_len, heading.split() or [""])) if number else min(widest, _FOLDED)
+            for heading, cell, number, widest in zip(
+                self.headings, cells, self.numbers, self.widest, strict=True
+            )
+        ]
+
+    @staticmethod
+    def width_of(group: Iterable[int], widths: Sequence[int]) -> int:
+        """Width of a table of some columns: two blanks between them, one at each end."""
+        return 1 + sum(2 + widths[index] for index in group)
+
+    def that_fit(self, room: int) -> list[list[int]]:
+        """Cut the columns into groups that fit, each beginning with the first column."""
+        groups = [[0]]
+        for index in range(1, len(self.headings)):
+            if len(groups[-1]) > 1 and self.width_of([*groups[-1], index], self.least) > room:
+                groups.append([0])
+            groups[-1].append(index)
+        return groups
+
+    def table(self, group: list[int], room: int) -> Table:
+        """Make the table of a group of columns."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        narrow = self.width_of(group, self.widest) > room
+        for index in group:
+            heading, number = self.headings[index], self.numbers[index]
+            if number and narrow:
+                heading = "\n".join(wrap(heading, self.least[index], break_on_hyphens=False))
+            table.add_column(
+                heading, justify="right" if number else "left", no_wrap=number, overflow="fold"
+            )
+        for row in self.rows:
+            table.add_row(*(Text(row[index]) for index in group))
+        return table
 
 
 def number(value: float | None) -> str:

@@ -52,6 +52,8 @@ def counting_progress(what: str, total: int) -> Iterator[Callable[..., None] | N
 def reading_progress() -> Iterator[Callable[[Progress], None] | None]:
     """Give a callback for progress: share done, what was read, rate and time left, on stderr.
 
+    One line of 80 columns holds it: the bar takes what is left over.
+
     Gives None where stderr is not a terminal.
     """
     if not sys.stderr.isatty():
@@ -62,13 +64,13 @@ def reading_progress() -> Iterator[Callable[[Progress], None] | None]:
 
     columns = (
         rich_progress.SpinnerColumn(),
-        rich_progress.BarColumn(),
+        rich_progress.BarColumn(bar_width=None),
         rich_progress.TextColumn("{task.description}"),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TextColumn("left"),
         rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("left"),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with rich_progress.Progress(*columns, console=console, transient=True, expand=True) as bar:
         task = bar.add_task("reading", total=None)
         start = time.monotonic()
 
@@ -79,8 +81,7 @@ def reading_progress() -> Iterator[Callable[[Progress], None] | None]:
                 total=progress.bytes or None,
                 completed=progress.bytes_done,
                 description=f"{progress.parts_done} of {progress.parts} parts, "
-                f"{progress.sequences:,} sequences, {progress.tokens:,} tokens, "
-                f"{rate:,.0f} tokens/s",
+                f"{progress.sequences:,} sequences, {rate:,.0f} tokens/s",
             )
 
         yield show
