@@ -178,8 +178,19 @@ def test_nemo_rl():
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert found[name] == pytest.approx(float(value), abs=1e-6, rel=1e-6), name
-    with pytest.raises(InputError, match="NeMo-RL kept"):
+    with pytest.raises(InputError, match="nemo-rl kept"):
         values_of(replace(batch, accepted=np.zeros_like(kept)), "nemo-rl")
+
+
+def test_what_nemo_rl_left_out_is_nowhere_in_its_metrics():
+    batch = make_batch(2, spread=0.3)
+    # Of prompt 0 alone, or of steps 0 and 1 alone, something was kept.
+    for kept in (batch.prompt_id == 0, batch.step != 2):
+        logged = replace(batch, accepted=kept)
+        for by_step in (False, True):
+            found = framework_metrics([logged], "nemo-rl", by_step=by_step)
+            alone = framework_metrics([batch.select(kept)], "nemo-rl", by_step=by_step)
+            assert [repr(part) for part in found] == [repr(part) for part in alone]
 
 
 def test_nemo_rl_drops_ratios_that_overflow():

@@ -29,6 +29,7 @@ class _Framework(NamedTuple):
     metrics: Callable[..., dict[str, float]]
     columns: tuple[str, ...]
     weighting: _Weighting | None = None
+    only_kept: bool = False
 
 
 class _Weighting(NamedTuple):
@@ -45,7 +46,7 @@ FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
             verl.COLUMNS,
             _Weighting(verl.make_weights, verl.TOKEN_COLUMNS, 2.0, "token"),
         ),
-        "nemo-rl": _Framework(nemo_rl.metrics, nemo_rl.COLUMNS),
+        "nemo-rl": _Framework(nemo_rl.metrics, nemo_rl.COLUMNS, only_kept=True),
         "prime-rl": _Framework(prime_rl.metrics, prime_rl.COLUMNS),
         "trl": _Framework(
             trl.metrics,
@@ -54,8 +55,8 @@ FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
         ),
     }
 )
-"""By name: the formulas, the sums they need, and how weights are made where that can be set, with
-the default cap and level."""
+"""By name: the formulas, the sums they need, how weights are made where that can be set, with the
+default cap and level, and whether sequences that the framework left out do not count."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,12 @@ def framework_metrics(
             if given is not None:
                 raise InputError(f"{framework} has no such setting", field=name)
     sums = sum_sequences(batches, columns, weights)
+    if chosen.only_kept:
+        sums = sums.select(sums.kept)
+        if not sums.length.any():
+            raise InputError(
+                f"found no token that {framework} kept, expected at least one", field="accepted"
+            )
 
     def evaluate(part: SequenceSums) -> dict[str, float]:
         return chosen.metrics(part, *settings)

@@ -19,7 +19,6 @@ importance ratios. Source: ``nemo_rl/algorithms/loss``, clipped policy gradient.
 
 from __future__ import annotations
 
-from trbounds.errors import InputError
 from trbounds.metrics.sums import SequenceSums
 
 __all__ = ["COLUMNS", "metrics"]
@@ -34,23 +33,13 @@ def metrics(sums: SequenceSums) -> dict[str, float]:
     Parameters
     ----------
     sums : SequenceSums
-        The step, with :data:`COLUMNS`.
+        The step, with :data:`COLUMNS`: the sequences that the framework kept.
 
     Returns
     -------
     dict of str to float
         By the name on the dashboard. Formulas: see the module.
-
-    Raises
-    ------
-    InputError
-        If the framework kept no token.
     """
-    sums = sums.select(sums.kept)
-    if not sums.length.sum():
-        raise InputError(
-            "found no token that NeMo-RL kept, expected at least one", field="accepted"
-        )
     return {
         "token_mult_prob_error": sums.token_mean("exp_absolute"),
         "gen_kl_error": sums.token_mean("k3"),
