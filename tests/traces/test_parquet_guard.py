@@ -93,6 +93,41 @@ def test_a_long_string_repeated_for_every_row(tmp_path):
     assert caught.value.field == "prompt_id"
 
 
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BYTE_ARRAY"])
+def test_long_strings_each_in_a_page_of_its_own(tmp_path, encoding):
+    path = tmp_path / "a.parquet"
+    table = pa.table({**constant(40, 1), "prompt_id": ["x" * (1 << 25)] * 40})
+    options = {"data_page_size": 1, "write_batch_size": 1, "compression": "zstd"}
+    columns = {"use_dictionary": False, "column_encoding": {"prompt_id": encoding}}
+    pq.write_table(table, path, **options, **columns)
+    assert path.stat().st_size < 200_000
+    assert pages(table, **options, **columns)[0].rows_at_once(0, 49_152) < 8
+    with pytest.raises(InputError, match=f"one of {1 << 25} bytes"):
+        list(open_trace(path))
+
+
+def test_a_type_that_no_field_has_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "a.parquet"
+    for name in ("prompt_id", "logprobs_mode"):
+        wide = pa.array([None, b"x" * (1 << 20)], pa.binary(1 << 20))
+        pq.write_table(pa.table({**constant(2, 1), name: wide}), path)
+        data = bytearray(path.read_bytes())
+        chunk = pq.ParquetFile(path).metadata.row_group(0).column(2)
+        start = chunk.dictionary_page_offset
+        data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"found type fixed_size_binary\[1048576\]"):
+            list(open_trace(path))
+
+
+def test_a_column_without_a_type_is_absent(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({**constant(2, 1), "train_logprobs": pa.nulls(2)}), path)
+    with pytest.raises(InputError, match="found no value, expected a list of numbers") as caught:
+        list(open_trace(path))
+    assert (caught.value.file, caught.value.field) == (str(path), "train_logprobs")
+
+
 BOMB = """
 import resource, sys
 from trbounds.errors import InputError

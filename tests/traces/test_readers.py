@@ -299,6 +299,9 @@ def test_standard_input(monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         with pytest.raises(InputError, match=f"<stdin>.*{problem}"):
             list(open_trace("-"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(text))))
+    with pytest.raises(InputError, match="<stdin>.*decompress"):
+        list(open_trace("-", "canonical-jsonl"))
 
 
 def test_format_is_detected_by_content_and_can_be_named(tmp_path):
@@ -371,6 +374,7 @@ def test_bad_record_in_every_form(tmp_path, rows, record, field, problem):
         (json.dumps(changed(1, kl=[[1]])[1]), 1, "kl", "found a list with list"),
         (json.dumps(changed(1, reward="1")[1]), 1, "reward", "found str, expected a number"),
         (json.dumps(changed(1, finished=1)[1]), 1, "finished", "expected true or false"),
+        (json.dumps(changed(1, prompt_id="\ud800")[1]), 1, "prompt_id", "not valid Unicode"),
         (json.dumps(changed(1, step=1.5)[1]), 1, "step", "found 1.5, expected a whole number"),
         (json.dumps(changed(1, step=2**70)[1]), 1, "step", "of 64 bits"),
         (json.dumps(changed(2, kl=[10**400])[2]), 1, "kl", "too large"),
@@ -388,6 +392,16 @@ def test_bad_json_line(tmp_path, line, record, field, problem):
     assert problem in caught.value.problem
     found = collect(open_trace(tmp_path / "a.jsonl", on_error="skip"))
     assert found["records"] == [0, 2]
+
+
+def test_two_columns_of_one_name(tmp_path):
+    lists = pa.array([[-1.0, -2.0]])
+    names = ["rollout_logprobs", "train_logprobs", "other", "other", "train_logprobs"]
+    pq.write_table(pa.table([lists] * 5, names=names), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="field 'train_logprobs': found 2 columns of this name"):
+        list(open_trace(tmp_path / "a.parquet"))
+    pq.write_table(pa.table([lists] * 4, names=names[:4]), tmp_path / "a.parquet")
+    assert sum(batch.n_tokens for batch in open_trace(tmp_path / "a.parquet")) == 2
 
 
 def test_two_names_for_the_mask(tmp_path):

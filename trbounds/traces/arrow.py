@@ -120,6 +120,9 @@ def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
             raise pa.ArrowTypeError("not a boolean")
         return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False))
     if name == "logprobs_mode":
+        if pa.types.is_fixed_size_binary(array.type):
+            # Its width is what the schema says, for every row.
+            raise pa.ArrowTypeError("not strings")
         array = array.cast(pa.string())
         _check_lengths(pa, array)
         return np.asarray(array.to_numpy(zero_copy_only=False), dtype=object)

@@ -89,9 +89,9 @@ class ParquetPages:
                     f"column {name} has {values} values in {rows} rows, expected lists of at most "
                     f"{self._max_length}"
                 )
-            size, dictionary = _pages(self._stream, metadata, name, values)
+            size, largest = _pages(self._stream, metadata, name, values)
             if metadata.get(1) == _BYTE_ARRAY:
-                longest = max(longest, dictionary)
+                longest = max(longest, largest)
             if name == self._columns[0]:
                 tokens = values
                 if values > _FEW_VALUES + MAX_VALUES_PER_BYTE * size:
@@ -99,18 +99,21 @@ class ParquetPages:
                         f"column {name} has {values} values in {size} bytes, which no logged "
                         "log-probabilities have"
                     )
-        # Every row may repeat the longest string of a dictionary.
+        # Every row may have, or repeat, a string as long as the largest page.
         at_once = min(batch_tokens * rows // max(tokens, 1), batch_tokens, _MAX_STRINGS // longest)
         return max(at_once, 1)
 
 
 def _pages(stream: BinaryIO, metadata: Any, name: str, values: int) -> tuple[int, int]:
-    """Walk the page headers of a column chunk; return the bytes of its pages and dictionary."""
+    """Walk the page headers of a column chunk; return the bytes of its pages and of the largest.
+
+    The first are those in the file, the second those after decompression.
+    """
     at = _number(metadata, 9)
     dictionary = metadata.get(11)
     if isinstance(dictionary, int) and 0 < dictionary < at:
         at = dictionary
-    start, seen, strings = at, 0, 0
+    start, seen, largest = at, 0, 0
     while seen < values:
         try:
             header, size = _page_header(stream, at)
@@ -123,12 +126,11 @@ def _pages(stream: BinaryIO, metadata: Any, name: str, values: int) -> tuple[int
             raise DamagedError(problem) from None
         if max(plain, packed) > _MAX_PAGE:
             raise DamagedError(f"column {name} has a page of {max(plain, packed)} bytes")
-        if 7 in header:
-            strings = max(strings, plain)
+        largest = max(largest, plain)
         if seen > values:
             raise DamagedError(f"column {name} has more than the {values} values it declares")
         at += size + packed
-    return at - start, strings
+    return at - start, largest
 
 
 def _page_header(stream: BinaryIO, at: int) -> tuple[Any, int]:

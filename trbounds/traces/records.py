@@ -118,6 +118,10 @@ def _convert(name: str, value: Any) -> Any:
             raise TypeError(f"{type(value).__name__}, expected true or false")
         return value
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise TypeError(f"{reprlib.repr(value)}, which is not valid Unicode") from None
         return value
     if name in _STRINGS:
         raise TypeError(f"{type(value).__name__}, expected a string")

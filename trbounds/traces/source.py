@@ -93,6 +93,7 @@ class Source:
     def open(self) -> Iterator[BinaryIO]:
         """Open for reading, decompressed by what the first bytes say (gzip or Zstandard)."""
         if self.path == "-":
+            self.head()  # refuses what is empty or compressed
             yield cast(BinaryIO, _Prefixed(self._taken, sys.stdin.buffer))
             return
         with self.open_raw() as raw:

@@ -38,16 +38,30 @@ def _arrow_errors(file: str, pa: Any) -> Iterator[None]:
         ) from None
 
 
-def _columns(names: list[str], file: str) -> list[str]:
-    for name in _REQUIRED:
-        if name not in names:
+def _columns(file: Any, name: str) -> list[str]:
+    """Return the columns to read; refuse a schema with one that no record can make good."""
+    names = list(file.schema_arrow.names)
+    columns = [column for column in names if column in _KNOWN]
+    for required in _REQUIRED:
+        if required not in columns:
+            problem = f"the column is missing; found {', '.join(names) or 'none'}"
+            raise InputError(problem, file=name, field=required)
+    for column in columns:
+        if columns.count(column) > 1:
+            problem = f"found {columns.count(column)} columns of this name, expected one"
+            raise InputError(problem, file=name, field=column)
+    for alias, canonical in ALIASES.items():
+        if alias in columns and canonical in columns:
+            problem = f"found both {alias} and {canonical}, expected one"
+            raise InputError(problem, file=name, field=canonical)
+    table = file.schema_arrow.empty_table().select(columns)
+    found = columns_from_arrow({c: table[c].combine_chunks() for c in columns}, file=name)
+    for required in _REQUIRED:
+        if required not in found.columns:
             raise InputError(
-                f"the column is missing; found {', '.join(names) or 'none'}", file=file, field=name
+                "found no value, expected a list of numbers", file=name, field=required
             )
-    for alias, name in ALIASES.items():
-        if alias in names and name in names:
-            raise InputError(f"found both {alias} and {name}, expected one", file=file, field=name)
-    return [name for name in names if name in _KNOWN]
+    return columns
 
 
 def _open(source: Source, pa: Any) -> Any:
@@ -69,10 +83,7 @@ def _groups(source: Source) -> list[int]:
     # Only totals of a row group are asked for, here and below: pyarrow lets the C++ exceptions
     # that damaged column metadata raise end the process, except while it reads.
     with _open(source, import_pyarrow("Reading Parquet traces")) as file:
-        columns = _columns(list(file.schema_arrow.names), source.name)
-        table = file.schema_arrow.empty_table().select(columns)
-        arrays = {name: table[name].combine_chunks() for name in columns}
-        columns_from_arrow(arrays, file=source.name)
+        _columns(file, source.name)
         rows = range(file.num_row_groups)
         return [file.metadata.row_group(group).total_byte_size for group in rows]
 
@@ -84,7 +95,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         source.open_raw() as stream,
         _arrow_errors(source.name, pa),
     ):
-        columns = _columns(list(file.schema_arrow.names), source.name)
+        columns = _columns(file, source.name)
         # rollout_logprobs first: it has a value for every token.
         ordered = [_REQUIRED[0], *(name for name in columns if name != _REQUIRED[0])]
         pages = ParquetPages(stream, ordered, max_length=options.max_length)
