@@ -372,7 +372,10 @@ def test_command(capsys):
     assert code == 0
     assert "sampling/sampling_logp_difference/mean" in out
     for words, message in (
-        (("--as", "vrl"), "--as"),
+        (
+            ("--as", "vrl"),
+            "'--as': found 'vrl', expected one of verl, nemo-rl, prime-rl, trl, trbounds",
+        ),
         (("--as", "nemo-rl", "--cap", "2"), "--cap"),
         (("--as", "verl", "--floor", "3"), "--floor"),
         (("--level", "geometric"), "--level"),

@@ -17,6 +17,7 @@ __all__ = [
     "Horizon",
     "OnError",
     "RewardRange",
+    "TokenTraces",
     "TraceFormat",
     "Traces",
     "profile_options",
@@ -37,6 +38,14 @@ Traces = Annotated[
     typer.Argument(
         metavar="TRACE...",
         help="Files, directories or patterns of logged sequences, or saved summaries (.tbs).",
+        show_default=False,
+    ),
+]
+TokenTraces = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TRACE...",
+        help="Files, directories or patterns of logged sequences.",
         show_default=False,
     ),
 ]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from trbounds.errors import InputError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["number", "print_json", "print_table", "yes_no"]
+__all__ = ["check_output", "number", "print_json", "print_table", "yes_no"]
 
 
 _NARROWEST, _WIDEST = 100, 180
@@ -117,6 +120,27 @@ class _Columns:
         for row in self.rows:
             table.add_row(*(Text(row[index]) for index in group))
         return table
+
+
+def check_output(path: str, suffix: str = "") -> None:
+    """Refuse, before anything is read, a path that cannot be written to.
+
+    Raises
+    ------
+    InputError
+        If the path is remote, a folder, in a folder that does not exist, or has another suffix.
+    """
+    from trbounds.traces.remote import is_remote
+
+    if is_remote(path):
+        raise InputError("found a remote path, expected a local one to write to", file=path)
+    if os.path.isdir(path):
+        raise InputError("found a folder, expected a file to write", file=path)
+    if not path.endswith(suffix):
+        found = os.path.splitext(path)[1]
+        raise InputError(f"found suffix '{found}', expected {suffix}", file=path)
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise InputError("no such folder to write to", file=path)
 
 
 def number(value: float | None) -> str:

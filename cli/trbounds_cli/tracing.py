@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from trbounds.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from trbounds.traces import TraceBatch, TraceSummary
 
-__all__ = ["read_batches", "read_summary", "say_what_is_missing"]
+__all__ = ["read_batches", "read_summary", "refuse_summaries", "say_what_is_missing"]
 
 
 def read_summary(
@@ -53,9 +53,7 @@ def read_batches(
     if example == bool(traces):
         raise InputError("give trace files, or --example")
     paths = [example_path()] if example else expand_paths(traces or [])
-    for path in paths:
-        if path.endswith(".tbs"):
-            raise InputError("holds a summary, expected a trace with its tokens", file=path)
+    refuse_summaries(paths)
     return open_trace(
         paths,
         form,
@@ -65,6 +63,13 @@ def read_batches(
     )
 
 
+def refuse_summaries(paths: Iterable[str]) -> None:
+    """Refuse saved summaries where the tokens are needed."""
+    for path in paths:
+        if path.endswith(".tbs"):
+            raise InputError("holds a summary, expected a trace with its tokens", file=path)
+
+
 def _say_left_out(error: InputError) -> None:
     sys.stderr.write(f"left out: {error}\n")
 
@@ -72,8 +77,14 @@ def _say_left_out(error: InputError) -> None:
 def say_what_is_missing(summary: TraceSummary) -> None:
     """Say on stderr what was left out, and whether the summary is partial."""
     for skipped in summary.skipped:
-        place = f"record {skipped.record}, " if skipped.record >= 0 else ""
-        sys.stderr.write(f"left out: {skipped.file}, {place}{skipped.problem}\n")
+        _say_left_out(
+            InputError(
+                skipped.problem,
+                file=skipped.file,
+                record=skipped.record if skipped.record >= 0 else None,
+                field=skipped.field or None,
+            )
+        )
     more = summary.counts["skipped"] - len(summary.skipped)
     if more > 0:
         sys.stderr.write(f"left out: {more} more\n")

@@ -69,13 +69,42 @@ def test_what_is_left_out_is_said(trbounds, tmp_path):
     assert (refused.code, "record 1" in refused.err) == (2, True)
     assert not Path(file).exists()
     skipped = trbounds("summarize", str(logs), "-o", file, "--on-error", "skip", "--json")
-    assert "left out:" in skipped.err
-    assert "record 1" in skipped.err
+    assert skipped.err.startswith(f"left out: {logs}, record 1, field 'rollout_logprobs': found")
     assert json.loads(skipped.out)["left_out"] == 1
     parquet = str(tmp_path / "a.parquet")
     made = trbounds("convert", str(logs), "-o", parquet, "--on-error", "skip", "--json")
     document = json.loads(made.out)
     assert (document["sequences"], document["tokens"], len(document["left_out"])) == (2, 4, 1)
+    assert made.err == skipped.err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("convert -o run.csv", "run.csv: found suffix '.csv', expected .parquet"),
+        ("convert -o none/run.parquet", "none/run.parquet: no such folder to write to"),
+        ("mask --rule geometric -o masks.csv", "found suffix '.csv', expected .parquet"),
+        ("mask --rule geometric -o none/masks.parquet", "no such folder to write to"),
+        ("summarize -o .", ".: found a folder, expected a file to write"),
+        ("summarize -o none/run.tbs", "none/run.tbs: no such folder to write to"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_read(
+    trbounds, tmp_path, monkeypatch, words, problem
+):
+    monkeypatch.chdir(tmp_path)
+    command, *rest = words.split()
+    outcome = trbounds(command, "not-there.jsonl", *rest)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.endswith(f"{problem}\n")
+
+
+def test_a_summary_is_not_converted(trbounds, tmp_path):
+    saved = str(tmp_path / "run.tbs")
+    trbounds("summarize", example_path(), "-o", saved)
+    outcome = trbounds("convert", saved, "-o", str(tmp_path / "run.parquet"))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.endswith("run.tbs: holds a summary, expected a trace with its tokens\n")
 
 
 @pytest.mark.parametrize("command", ["summarize", "convert"])

@@ -119,7 +119,7 @@ def test_progress_counts_every_instance(run: Run, monkeypatch: pytest.MonkeyPatc
         ("tightness --T-max 1", "'--T-max'"),
         ("tightness --T-max x", "'--T-max'"),
         ("tightness --seed -1", "'--seed'"),
-        ("tightness classical --save no/found.json", "the folder does not exist"),
+        ("tightness classical --save no/found.json", "no such folder"),
         ("tightness --stored --save found.json", "nothing to save"),
     ],
 )

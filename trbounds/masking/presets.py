@@ -52,8 +52,9 @@ class Preset:
         fewest, most = len(self.parameters) - len(self.defaults), len(self.parameters)
         if not fewest <= len(numbers) <= most:
             count = str(most) if fewest == most else f"{fewest} to {most}"
+            word = "number" if most == 1 else "numbers"
             raise InputError(
-                f"'{self.name}' takes {count} numbers ({', '.join(self.parameters)}), "
+                f"'{self.name}' takes {count} {word} ({', '.join(self.parameters)}), "
                 f"found {len(numbers)}"
             )
         missing = most - len(numbers)

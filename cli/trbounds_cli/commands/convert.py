@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trbounds.errors import InputError
-from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
-from trbounds_cli.output import print_json
+from trbounds_cli.options import AsJson, OnError, RewardRange, TokenTraces, TraceFormat
+from trbounds_cli.output import check_output, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    traces: Traces = None,
+    traces: TokenTraces = None,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to; .parquet.")
     ] = "trace.parquet",
@@ -34,16 +34,20 @@ def command(
 
     Example: `trbounds convert train_data_step*.jsonl -o run.parquet`
     """
-    from trbounds.traces import open_trace, write_parquet
+    from trbounds.traces import expand_paths, open_trace, write_parquet
+    from trbounds_cli.tracing import refuse_summaries
 
     if not traces:
         raise InputError("give trace files")
+    check_output(output, ".parquet")
+    paths = expand_paths(traces)
+    refuse_summaries(paths)
     left_out: list[InputError] = []
     read = {"sequences": 0, "tokens": 0}
 
     def counted() -> Iterator[TraceBatch]:
         batches = open_trace(
-            traces, form, reward_range=reward_range, on_error=on_error, on_skip=left_out.append
+            paths, form, reward_range=reward_range, on_error=on_error, on_skip=left_out.append
         )
         for batch in batches:
             read["sequences"] += batch.n_sequences

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds_cli.logits import Logits, UseExampleLogits, open_logits
 from trbounds_cli.options import AsJson
-from trbounds_cli.output import number, print_json, print_table
+from trbounds_cli.output import check_output, number, print_json, print_table
 
 if TYPE_CHECKING:
     from trbounds.logits import LogitsFile
@@ -102,10 +100,8 @@ def _compute(file: LogitsFile, output: str | None, precision: Any, device: Any) 
     from trbounds.logits import divergences_to_trace, file_divergences
     from trbounds_cli.progress import counting_progress
 
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise InputError("the folder does not exist", file=output)
-    if output is not None and os.path.isdir(output):
-        raise InputError("found a folder, expected a file to write", file=output)
+    if output is not None:
+        check_output(output, ".parquet")
     with counting_progress("rows", file.n) as show:
         settings: dict[str, Any] = {
             "precision": precision,

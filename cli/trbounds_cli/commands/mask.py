@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ from trbounds_cli.masks import (
     statistics_of,
 )
 from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
-from trbounds_cli.output import number, print_json, print_table
+from trbounds_cli.output import check_output, number, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,6 +93,8 @@ def command(
         raise InputError("expected a rule, or --compare", field="--rule")
     if len(rules) > 1 and not compare:
         raise InputError("found several: join them by 'and', or give --compare", field="--rule")
+    if output is not None:
+        check_output(output, ".parquet")
     parsed = [parse_rule(text) for text in rules]
     names = [name for rule in parsed for name in rule.statistics]
     on_tokens = [rule for rule in parsed if rule.token_statistics]
@@ -134,11 +137,13 @@ def command(
 def _with_defaults(traces: list[str] | None) -> list[str]:
     from trbounds.masking import PRESETS, needs_tokens
 
-    names = [p.name for p in PRESETS.values() if len(p.defaults) == len(p.parameters)]
-    once = any(path == "-" or path.endswith(".tbs") for path in traces or [])
-    return [
-        name for name in names if not (once and needs_tokens(PRESETS[name.lower()].rule().names))
-    ]
+    presets = [p for p in PRESETS.values() if len(p.defaults) == len(p.parameters)]
+    if any(path == "-" or path.endswith(".tbs") for path in traces or []):
+        twice = [p for p in presets if needs_tokens(p.rule().names)]
+        names = ", ".join(p.name for p in twice)
+        sys.stderr.write(f"left out: {names}, which read the tokens again: give a trace file\n")
+        presets = [p for p in presets if p not in twice]
+    return [p.name for p in presets]
 
 
 def _best(summary: TraceSummary) -> dict[str, Any] | None:
@@ -195,8 +200,9 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
     accepted, kept = effect.accepted, effect.kept_token_share
     notes = [
         f"accepted: {accepted.share.value:.2%} of {effect.accept.size} sequences, s.e. "
-        f"{accepted.share.error:.2%}, limits {accepted.limits.lower:.1%} and "
-        f"{accepted.limits.upper:.1%}" + "; no token of them is masked" * effect.on_tokens,
+        f"{accepted.share.error:.2%}" + "; no token of them is masked" * effect.on_tokens,
+        f"accepted, limits at any sample size (95 % each): {accepted.limits.lower:.1%} and "
+        f"{accepted.limits.upper:.1%}",
         f"tokens kept: {kept.value:.2%}, s.e. {kept.error:.2%}",
         f"expected: (1-p)^T with p = {number(effect.token_exclusion)} for every token alike",
         f"PPL gap: {number(effect.ppl_gap)} nats of all, {number(effect.accepted_ppl_gap)} of "

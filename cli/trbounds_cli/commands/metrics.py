@@ -58,14 +58,15 @@ def command(
     Names, formulas and clamps are the framework's; values are computed in float64 and carry a
     standard error (jackknife over prompts) that dashboards do not have.
 
-    `trbounds` is what the other commands start from: the objective, the surrogate, the error and
-    their standard errors, limits on bounded means, and how far the weights can be trusted.
+    The default is our own metrics, which the other commands start from: the objective, the
+    surrogate, the error and their standard errors, limits on bounded means, and how far the weights
+    can be trusted.
 
     Example: `trbounds metrics --example --as verl`
 
     Example: `trbounds metrics runs/step_*.parquet --as trl --by-step --json`
     """
-    from trbounds.metrics import framework_metrics
+    from trbounds.metrics import FRAMEWORKS, framework_metrics
     from trbounds_cli.tracing import read_batches, read_summary
 
     if framework == "trbounds":
@@ -82,6 +83,9 @@ def command(
         )
         _show_own(summary, as_json=json)
         return
+    if framework not in FRAMEWORKS:
+        names = ", ".join((*FRAMEWORKS, "trbounds"))
+        raise InputError(f"found {framework!r}, expected one of {names}", field="--as")
     batches = read_batches(
         traces, example=example, form=form, reward_range=reward_range, on_error=on_error
     )
@@ -91,7 +95,7 @@ def command(
         )
     except InputError as error:
         # Parameters are named after the option that sets them.
-        options = {"framework": "--as", "cap": "--cap", "floor": "--floor", "level": "--level"}
+        options = {"cap": "--cap", "floor": "--floor", "level": "--level"}
         if error.field not in options:
             raise
         raise InputError(error.problem, field=options[error.field]) from None

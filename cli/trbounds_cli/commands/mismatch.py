@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trbounds.errors import InputError
-from trbounds_cli.options import AsJson, ConversionOption, OnError, RewardRange, TraceFormat
+from trbounds_cli.options import (
+    AsJson,
+    ConversionOption,
+    OnError,
+    RewardRange,
+    TokenTraces,
+    TraceFormat,
+)
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,14 +30,7 @@ _TAIL = (1e-12, 1e-6, 1e-3, 0.1)
 
 
 def command(
-    traces: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TRACE...",
-            help="Files, directories or patterns of logged sequences.",
-            show_default=False,
-        ),
-    ] = None,
+    traces: TokenTraces = None,
     logit_error: Annotated[
         float | None,
         typer.Option(metavar="A", help="Largest error of any logit, up to a common constant."),

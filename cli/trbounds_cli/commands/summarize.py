@@ -9,7 +9,7 @@ import typer
 
 from trbounds.errors import InputError
 from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
-from trbounds_cli.output import number, print_json, print_table
+from trbounds_cli.output import check_output, number, print_json, print_table
 
 if TYPE_CHECKING:
     from trbounds.traces import TraceSummary
@@ -54,7 +54,7 @@ def command(
 
     if not traces:
         raise InputError("give trace files")
-    _check_output(output)
+    check_output(output)
     started = TraceSummary.load(output) if resume and os.path.exists(output) else None
     try:
         with reading_progress() as show:
@@ -81,17 +81,6 @@ def command(
     else:
         rows = [[name.replace("_", " "), _shown(value)] for name, value in facts.items()]
         print_table(output, ["", "value>"], rows)
-
-
-def _check_output(path: str) -> None:
-    """Refuse, before anything is read, where a summary cannot be written."""
-    from trbounds.traces.remote import is_remote
-
-    if is_remote(path):
-        raise InputError("found a remote path, expected a local one to write to", file=path)
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise InputError("no such folder to write to", file=folder)
 
 
 def _facts(summary: TraceSummary) -> dict[str, Any]:

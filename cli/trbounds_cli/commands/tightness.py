@@ -13,7 +13,7 @@ import typer
 from trbounds.bounds import all_bounds, get_bound
 from trbounds.errors import InputError
 from trbounds_cli.options import AsJson
-from trbounds_cli.output import print_json, print_table
+from trbounds_cli.output import check_output, print_json, print_table
 
 if TYPE_CHECKING:
     from trbounds.bound import Bound
@@ -60,8 +60,8 @@ def command(
             raise InputError("--stored evaluates what ships with trbounds: nothing to save")
         found, changed = _evaluate_stored(bounds)
     else:
-        if save is not None and not save.absolute().parent.is_dir():
-            raise InputError("the folder does not exist", file=str(save))
+        if save is not None:
+            check_output(str(save))
         found, changed = _search(bounds, T_max, evaluations, seed), []
     if save is not None:
         from trbounds.oracle.tightness import save_tightness
