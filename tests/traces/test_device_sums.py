@@ -95,6 +95,15 @@ def test_small_sequences_keep_their_digits_beside_huge_ones() -> None:
     assert abs(found.sequences["log_weight"][1]) < 1e-24
 
 
+def test_sums_over_many_sequences_are_as_close_as_stated() -> None:
+    n = 200_000
+    found = token_sums(np.full(2 * n, 0.1), np.arange(n + 1) * 2)
+    one = math.expm1(0.1)
+    assert found.position_sums["ratio"].tolist() == pytest.approx([n * one] * 2, rel=2e-16 * n)
+    long = token_sums(np.full(n, 0.1), [0, n]).sequences["ratio_sum"]
+    assert long.tolist() == pytest.approx([n * one], rel=1e-14)
+
+
 def test_weights_saturate_as_in_a_trace() -> None:
     rng = np.random.default_rng(3)
     logq = np.full(300, -60.0)

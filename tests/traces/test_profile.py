@@ -195,6 +195,8 @@ def test_jackknife_of_a_mean_is_its_clustered_error():
     assert estimate.standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(150), rel=1e-12)
     assert estimate.error == max(estimate.standard_error, estimate.jackknife_error)
     assert math.isnan(jackknife_error(np.array([1.0])))
+    # Bounds that grow exponentially get there, and squares would overflow.
+    assert jackknife_error(np.array([1e300, 3e300])) == pytest.approx(1e300, rel=1e-15)
     many = Blocks(np.arange(2000))
     assert many.n_blocks == 500
     assert many.sums(np.ones(2000)).sum() == 2000

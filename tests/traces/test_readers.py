@@ -300,7 +300,7 @@ def test_standard_input(monkeypatch):
         with pytest.raises(InputError, match=f"<stdin>.*{problem}"):
             list(open_trace("-"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(text))))
-    with pytest.raises(InputError, match="<stdin>.*decompress"):
+    with pytest.raises(InputError, match=r"<stdin>.*decompress"):
         list(open_trace("-", "canonical-jsonl"))
 
 

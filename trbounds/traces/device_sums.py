@@ -93,8 +93,9 @@ def token_sums(
     Returns
     -------
     TokenSums
-        On the namespace and device of `log_ratio`. Relative error of sums of non-negative terms
-        below 1e-13.
+        On the namespace and device of `log_ratio`. Relative error of sums of non-negative terms:
+        below 1e-15, and 2e-16 more for each term that the library adds one after another. numpy
+        does so over the sequences at a position; over the tokens of a sequence it adds in pairs.
 
     Raises
     ------

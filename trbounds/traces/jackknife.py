@@ -72,7 +72,8 @@ def jackknife_error(leave_one_out: Floats) -> float:
     if groups < 2 or not np.isfinite(leave_one_out).all():
         return math.nan
     spread = leave_one_out - leave_one_out.mean()
-    return math.sqrt((groups - 1) / groups * float(spread @ spread))
+    # Bounds of a trace reach values whose squares overflow.
+    return math.sqrt((groups - 1) / groups) * math.hypot(*spread)
 
 
 class Blocks:
