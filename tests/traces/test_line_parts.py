@@ -311,8 +311,9 @@ def test_a_line_that_is_too_long_is_left_out_alone(tmp_path, monkeypatch, size):
             summarize(path)
 
 
-def test_byte_order_mark_and_blank_ends(tmp_path, monkeypatch):
-    lines = [json.dumps(row) for row in rows("canonical-jsonl", 3)]
+@pytest.mark.parametrize("format", FORMATS)
+def test_byte_order_mark_and_blank_ends(tmp_path, monkeypatch, format):
+    lines = [json.dumps(row) for row in rows(format, 3)]
     path = write(tmp_path / "a.jsonl", [*lines, *[""] * 50], mark=b"\xef\xbb\xbf")
     cut(monkeypatch, 10)
     assert len(partition(path)) > 4

@@ -41,7 +41,7 @@ class Histogram:
     def of(cls, values: NDArray[np.float64]) -> Histogram:
         """Count the values of an array."""
         bins = values.view(np.int64) >> BIN_SHIFT
-        bins &= _WITHOUT_SIGN  # of -0
+        bins &= _WITHOUT_SIGN  # -0.0 has one
         every = np.bincount(bins, minlength=BIN_OFFSET + _SIZE)
         counts = every[BIN_OFFSET : BIN_OFFSET + _SIZE].copy()
         counts[0] += every[:BIN_OFFSET].sum()

@@ -24,7 +24,7 @@ try:
 except ImportError:
     _orjson = None  # type: ignore[assignment]
 
-__all__ = ["Build", "batches_of_lines", "leading_records"]
+__all__ = ["Build", "batches_of_lines", "begins_with_object", "leading_records"]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -36,6 +36,11 @@ MAX_LINE_VALUES = 1 << 22
 
 Record = dict[str, Any]
 Build = Callable[[Sequence[Record], NDArray[np.int64], ReadOptions], TraceBatch | None]
+
+
+def begins_with_object(head: bytes) -> bool:
+    """Tell whether the first bytes of a file can be those of one JSON object a line."""
+    return head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"{")
 
 
 def batches_of_lines(source: Source, options: ReadOptions, build: Build) -> Iterator[TraceBatch]:

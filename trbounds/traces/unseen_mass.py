@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 def unless_positive(values: Floats) -> Floats:
-    """Return a column whose expectation cannot be positive: zeros where its mean is.
+    """Return a column as it is, or zeros if its mean is positive, as its expectation cannot be.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def unseen_mass(table: SequenceTable) -> Floats:
     Returns
     -------
     ndarray
-        ``-M = sum_t (1 - rho_t)`` of every sequence. Where its mean is negative, as S cannot be,
-        zeros. So the mean is at least S in expectation, and tends to S as the trace grows.
+        ``-M = sum_t (1 - rho_t)`` of every sequence; zeros if their mean is negative, as S cannot
+        be. So the mean is at least S in expectation, and tends to S as the trace grows.
     """
     return np.asarray(-unless_positive(table["ratio_sum"]))
 

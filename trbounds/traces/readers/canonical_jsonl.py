@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.arrow import ALIASES
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
-from trbounds.traces.json_lines import batches_of_lines, leading_records
+from trbounds.traces.json_lines import batches_of_lines, begins_with_object, leading_records
 from trbounds.traces.reader import Reader
 from trbounds.traces.records import batch_from_records
 from trbounds.traces.source import Source
@@ -24,7 +24,7 @@ _KNOWN = (*TOKEN_FIELDS, *SEQUENCE_FIELDS, *ALIASES)
 
 
 def _detects(path: str, head: bytes) -> bool:
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+    return begins_with_object(head)
 
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:

@@ -22,6 +22,7 @@ from trbounds.traces.framework_records import (
     number_in_name,
     prompt_number,
 )
+from trbounds.traces.json_lines import begins_with_object
 from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
@@ -42,7 +43,7 @@ _NAMES = {
 
 
 def _detects(path: str, head: bytes) -> bool:
-    if not head.lstrip().startswith(b"{"):
+    if not begins_with_object(head):
         return False
     return bool(_FIRST_KEYS.search(head) or number_in_name(path, _FILE_NAME) is not None)
 

@@ -21,6 +21,7 @@ from trbounds.traces.framework_records import (
     fields_of_framework_lines,
     prompt_number,
 )
+from trbounds.traces.json_lines import begins_with_object
 from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
@@ -39,7 +40,7 @@ _NAMES = {
 
 
 def _detects(path: str, head: bytes) -> bool:
-    return head.lstrip().startswith(b"{") and bool(_KEYS.search(head))
+    return begins_with_object(head) and bool(_KEYS.search(head))
 
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
