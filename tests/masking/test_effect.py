@@ -266,3 +266,9 @@ def test_documents_are_plain(summary):
     assert again["rule"] == "sum chi2 <= 0.1"
     assert again["by_length"][0]["share"]["value"] == document["by_length"][0]["share"]["value"]
     assert mask(summary, "ser <= 1").to_dict()["guarantee"] is None
+
+
+def test_thresholds_beyond_single_precision_accept_all_or_none(summary):
+    # The largest k2 of a sequence is kept in single precision, of which 1e300 is no number.
+    assert mask(summary, "max k2 <= 1e300").accept.all()
+    assert not mask(summary, "max k2 >= 1e300").accept.any()

@@ -84,8 +84,10 @@ class Interval(Rule):
     def accept(self, columns: Columns) -> NDArray[np.bool_]:
         """Say of every sequence, or of every token, whether it is accepted."""
         values = columns[self.statistic]
-        above = values > self.low if self.low_open else values >= self.low
-        below = values < self.high if self.high_open else values <= self.high
+        # An end beyond single precision is infinite beside a statistic that has it.
+        with np.errstate(over="ignore"):
+            above = values > self.low if self.low_open else values >= self.low
+            below = values < self.high if self.high_open else values <= self.high
         return np.asarray(above & below, dtype=bool)
 
     def caps(self) -> dict[str, float]:

@@ -215,7 +215,7 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
         if estimate is not None:
             notes.append(f"{title} = {number(estimate.value)}, s.e. {number(estimate.error)}")
     if best is not None:
-        notes.append(f"without a mask: |Error| <= {number(best['value'])} ({best['bound']})")
+        notes.append(_UNMASKED.format(number(best["value"]), best["bound"]))
     if effect.on_tokens:
         notes.append(_ON_TOKENS)
     if effect.guarantee is not None:
@@ -254,6 +254,7 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
         typer.echo(note)
 
 
+_UNMASKED = "without a mask: |Error| <= {} ({}, plug-in)"
 _ON_TOKENS = (
     "a rule on tokens proves nothing of the error: it takes terms out of the surrogate, and the "
     "two policies stay as far apart as they are"
@@ -301,7 +302,7 @@ def _show_comparison(
         "stopped at the caps of the rule (*: plug-in, nothing is proved); LN-TRM: estimated"
     ]
     if best is not None:
-        notes.append(f"without a mask: |Error| <= {number(best['value'])} ({best['bound']})")
+        notes.append(_UNMASKED.format(number(best["value"]), best["bound"]))
     if any(effect.on_tokens for effect in effects):
         notes.append(f"accepted: of which no token is masked; {_ON_TOKENS}")
     columns = ["rule>", "accepted>", "s.e.>", "tokens kept>", "s.e.>", "surrogate>", "s.e.>"]
