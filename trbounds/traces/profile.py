@@ -264,12 +264,12 @@ def _means(summary: TraceSummary) -> dict[str, _Mean]:
     """Every scalar field that is a mean over sequences, rewards apart."""
     table = summary.sequences
     unseen = unseen_mass(table)
-    k3 = "mean of k3 = rho - 1 - log rho of the sampled tokens summed over a sequence"
+    text_of_kl = "mean of k3 = rho - 1 - log rho of the sampled tokens summed over a sequence"
     if unseen.any():
-        k3 = "mean of k1 = -log rho summed over a sequence, as the mean of rho is below 1"
+        text_of_kl = "mean of k1 = -log rho summed over a sequence, as the mean of rho is below 1"
     out = {"tv_seq": _Mean(sequence_tv(table), "mean of max(0, 1 - W)")}
     for name, field, column, sampled, text in (
-        ("kl", "kl_seq", "kl_sum", table["k3_sum"] + unseen, k3),
+        ("kl", "kl_seq", "kl_sum", table["k3_sum"] + unseen, text_of_kl),
         (
             "tv",
             "tv_total",
