@@ -137,6 +137,8 @@ def test_no_token_at_all(xp: ModuleType) -> None:
         (lambda x: token_sums(x, [3]), "'offsets'"),
         (lambda x: token_sums(x[None], [0, 3]), r"'log_ratio': found shape \(1, 3\)"),
         (lambda x: token_sums(x - np.inf, [0, 3]), "record 0, field 'log_ratio': found -inf"),
+        (lambda x: token_sums(x + 101.0, [0, 3]), r"found 101, expected .* in \[-10000, 100\]"),
+        (lambda x: token_sums(x, [0, 3], tv=x + 1.5), r"found 1.5, expected .* in \[0, 1\]"),
         (lambda x: token_sums(x, [0, 3], tv=x - 1.0), "record 0, field 'tv': found -1"),
         (lambda x: token_sums(x, [0, 3], chi2=x * np.nan), "field 'chi2': found nan"),
         (lambda x: token_sums(x, [0, 3]).position_mean("kl"), "found 'kl', expected one of ratio"),

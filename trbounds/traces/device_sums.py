@@ -11,7 +11,6 @@ from which the segments would have to be subtracted again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -24,6 +23,7 @@ from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
 from trbounds.divergences.special import expm1_minus_float64
 from trbounds.errors import InputError
 from trbounds.traces.token_terms import LOG_WEIGHT_CAP
+from trbounds.traces.validate import LOWEST_SAMPLED_LOGPROB, RANGES
 
 __all__ = ["TokenSums", "token_sums"]
 
@@ -31,6 +31,12 @@ _BLOCK_CELLS = 1 << 21
 """Cells of a rectangle: about twenty float64 arrays of this size are alive at once."""
 
 _DIVERGENCES = ("kl", "tv", "chi2")
+
+_ADMISSIBLE = {
+    "log_ratio": (RANGES["train_logprobs"][0], -LOWEST_SAMPLED_LOGPROB),
+    **{name: RANGES[name] for name in _DIVERGENCES},
+}
+"""What the log-probabilities of a trace allow, and its divergences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +90,11 @@ def token_sums(
     Parameters
     ----------
     log_ratio : array, shape (tokens,)
-        log ρ = log π - log μ of the sampled tokens, in nats: finite.
+        log ρ = log π - log μ of the sampled tokens, in nats: in [-1e4, 100].
     offsets : array of int, shape (n + 1,)
         Sequence i owns the tokens ``offsets[i]:offsets[i + 1]``.
     kl, tv, chi2 : array, shape (tokens,), optional
-        KL(μ‖π), TV and χ²(π‖μ) at each token's context: finite and at least 0.
+        KL(μ‖π), TV and χ²(π‖μ) at each token's context: in [0, 1e4], [0, 1] and [0, e^100].
 
     Returns
     -------
@@ -150,12 +156,12 @@ def _checked(xp: ModuleType, name: str, values: Any, like: Any) -> Any:
     x = asarray_float64(values, xp=xp, like=like)
     if x.ndim != 1:
         raise InputError(f"found shape {tuple(x.shape)}, expected (tokens,)", field=name)
-    bad = ~xp.isfinite(x) if name == "log_ratio" else ~((x >= 0.0) & (x < math.inf))
+    low, high = _ADMISSIBLE[name]
+    bad = ~((x >= low) & (x <= high))
     if bool(xp.any(bad)):
         token = int(to_numpy(bad).argmax())
-        expected = "a finite number" if name == "log_ratio" else "a finite number of at least 0"
-        found = float(x[token])
-        raise InputError(f"found {found:g}, expected {expected}", record=token, field=name)
+        problem = f"found {float(x[token]):g}, expected a number in [{low:g}, {high:g}]"
+        raise InputError(problem, record=token, field=name)
     return x
 
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
 
-__all__ = ["Ragged", "ReadOptions", "assemble", "validate"]
+__all__ = ["LOWEST_SAMPLED_LOGPROB", "RANGES", "Ragged", "ReadOptions", "assemble", "validate"]
 
 LOWEST_SAMPLED_LOGPROB = -100.0
 """A token of probability below e^-100 is never sampled: such a value is a filler. The limit
 also keeps fourth powers of a ratio well inside float64."""
 
-_RANGES = {
+RANGES = {
     "rollout_logprobs": (LOWEST_SAMPLED_LOGPROB, 0.0),
     "train_logprobs": (-1e4, 0.0),
     "kl": (0.0, 1e4),
@@ -27,6 +27,8 @@ _RANGES = {
     "entropy": (0.0, 1e4),
     "advantages": (-1e30, 1e30),
 }
+"""Lowest and highest admissible value of the token fields."""
+
 _POSITIVE = (float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max))
 
 
@@ -285,7 +287,7 @@ def _value_faults(
     batch: TraceBatch, reward_range: tuple[float, float], *, first_only: bool
 ) -> list[_Fault]:
     faults: list[_Fault] = []
-    for name, (low, high) in _RANGES.items():
+    for name, (low, high) in RANGES.items():
         values = getattr(batch, name)
         if values is not None:
             faults += _token_faults(batch, name, values, low, high, first_only=first_only)
