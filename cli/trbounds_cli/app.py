@@ -10,7 +10,7 @@ from importlib import import_module
 import typer
 from typer.exceptions import TyperException
 
-from trbounds.errors import TrboundsError
+from trbounds.errors import InputError, TrboundsError
 from trbounds_cli.overview import command_names
 
 __all__ = ["make_app", "run"]
@@ -59,6 +59,10 @@ def run(words: Sequence[str], *, everything: bool = False) -> int:
         code = app(args=list(words), prog_name="trbounds", standalone_mode=False)
     except TyperException as usage:
         return _refuse(f"{usage.format_message()} (see 'trbounds {words[0]} --help')")
+    except InputError as problem:
+        # Rewards, by the name that the format has for them.
+        of_rewards = problem.field in ("reward", "rewards")
+        return _refuse(f"{problem}" + " (see --reward-range)" * of_rewards)
     except TrboundsError as problem:
         return _refuse(str(problem))
     except BrokenPipeError:

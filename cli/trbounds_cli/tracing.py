@@ -30,10 +30,16 @@ def read_summary(
     if example == bool(traces):
         raise InputError("give trace files, or --example")
     paths = [example_path()] if example else list(traces or [])
-    with reading_progress() as show:
-        summary = summarize(
-            paths, form, reward_range=reward_range, on_error=on_error, on_progress=show
-        )
+    try:
+        with reading_progress() as show:
+            summary = summarize(
+                paths, form, reward_range=reward_range, on_error=on_error, on_progress=show
+            )
+    except InputError as error:
+        if error.field == "reward_range" and any(path.endswith(".tbs") for path in paths):
+            problem = f"{error.problem}: give the range that the summary was made with"
+            raise InputError(problem, field="--reward-range") from None
+        raise
     say_what_is_missing(summary)
     return summary
 

@@ -119,3 +119,19 @@ def test_convert_keeps_every_value(trbounds, tmp_path):
     one, two = [next(iter(open_trace(path))) for path in (example_path(), file)]
     for name in ("offsets", "rollout_logprobs", "train_logprobs", "kl", "reward", "prompt_id"):
         assert getattr(one, name).tolist() == getattr(two, name).tolist()
+
+
+def test_other_rewards_name_the_option_that_says_their_range(trbounds, tmp_path):
+    logs, saved = tmp_path / "a.jsonl", str(tmp_path / "run.tbs")
+    row = {"rollout_logprobs": [-1.0], "train_logprobs": [-2.0], "reward": -0.5}
+    logs.write_text(json.dumps(row) + "\n")
+    refused = trbounds("summarize", str(logs), "-o", saved)
+    assert refused.err.endswith(
+        "field 'reward': found -0.5, expected a number in [0, 1] (see --reward-range)\n"
+    )
+    assert trbounds("summarize", str(logs), "-o", saved, "--reward-range", "-1", "1").code == 0
+    refused = trbounds("verify", saved)
+    assert refused.code == 2
+    assert refused.err.startswith("trbounds: error: field '--reward-range': found (-1.0, 1.0)")
+    assert refused.err.endswith("give the range that the summary was made with\n")
+    assert trbounds("verify", saved, "--reward-range", "-1", "1").code == 0
