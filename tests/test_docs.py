@@ -12,6 +12,9 @@ from types import ModuleType
 import pytest
 
 from trbounds.bounds import all_bounds
+from trbounds.traces import open_trace
+from trbounds.traces.arrow import ALIASES
+from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -56,6 +59,25 @@ def test_a_stale_table_is_replaced_and_the_rest_kept(generator: ModuleType) -> N
     assert fresh.startswith("a\n<!-- generated: paper-bounds -->\n| bound |")
     assert fresh.endswith("<!-- end -->\nb\n")
     assert generator.fill(fresh) == fresh
+
+
+def test_the_file_format_is_as_the_recipes_say(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    (records,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "own.jsonl"
+    file.write_text(records, encoding="utf-8")
+    (batch,) = open_trace(str(file))
+    assert batch.lengths.tolist() == [3, 2]
+    assert batch.reward is not None
+    assert batch.reward.tolist() == [1.0, 0.0]
+    table = text[text.index("| field | entries |") :]
+    kinds = {
+        name: kind
+        for names, kind in re.findall(r"^\| (`.*?) \| (tokens|one) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    expected = dict.fromkeys((*TOKEN_FIELDS, *ALIASES), "tokens")
+    assert kinds == expected | dict.fromkeys(SEQUENCE_FIELDS, "one")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
