@@ -13,6 +13,7 @@ import pytest
 from trbounds.errors import InputError
 from trbounds.traces import open_trace
 from trbounds.traces.parquet_guard import DamagedError, ParquetPages, _Thrift
+from trbounds.traces.partition import partition
 
 DATA = Path(__file__).parents[1] / "data"
 COLUMNS = ("rollout_logprobs", "train_logprobs", "prompt_id")
@@ -128,6 +129,17 @@ def test_a_column_without_a_type_is_absent(tmp_path):
     assert (caught.value.file, caught.value.field) == (str(path), "train_logprobs")
 
 
+def test_lists_of_a_fixed_size_are_no_longer_than_a_sequence(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({**constant(3, 1), "kl": pa.nulls(3, pa.list_(pa.float64(), 131_073))})
+    pq.write_table(table, path)
+    problem = "found lists of 131073 entries, expected at most 131072"
+    with pytest.raises(InputError, match=problem) as caught:
+        list(open_trace(path))
+    assert caught.value.field == "kl"
+    assert len(partition(path)) == 1
+
+
 BOMB = """
 import resource, sys
 from trbounds.errors import InputError
@@ -141,9 +153,22 @@ except InputError:
 """
 
 
-def test_memory_stays_small(tmp_path):
+def equal_values(length):
+    return pa.table(constant(4, length))
+
+
+def null_lists_of_a_fixed_size(length):
+    kind = pa.list_(pa.float64(), length)
+    return pa.table({**constant(2000, 1), "kl": pa.nulls(2000, kind)})
+
+
+@pytest.mark.parametrize(
+    ("table", "length"), [(equal_values, 4_000_000), (null_lists_of_a_fixed_size, 20_000)]
+)
+def test_memory_stays_small(tmp_path, table, length):
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table(constant(4, 4_000_000)), path)
+    pq.write_table(table(length), path)
+    assert path.stat().st_size < 100_000
     done = subprocess.run(
         [sys.executable, "-c", BOMB, str(path), str(DATA / "moe.parquet")],
         cwd=DATA.parents[1],

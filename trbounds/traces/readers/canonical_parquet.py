@@ -61,7 +61,20 @@ def _columns(file: Any, name: str) -> list[str]:
             raise InputError(
                 "found no value, expected a list of numbers", file=name, field=required
             )
+    for column, size in _fixed_size(file, columns).items():
+        if size > ReadOptions.max_length:
+            problem = f"found lists of {size} entries, expected at most {ReadOptions.max_length}"
+            raise InputError(problem, file=name, field=column)
     return columns
+
+
+def _fixed_size(file: Any, columns: list[str]) -> dict[str, int]:
+    """Return the entries of a row in columns where all have as many, by the schema.
+
+    A row without a value takes as much memory as any other, though nothing is stored for it.
+    """
+    types = {column: file.schema_arrow.field(column).type for column in columns}
+    return {column: kind.list_size for column, kind in types.items() if hasattr(kind, "list_size")}
 
 
 def _open(source: Source, pa: Any) -> Any:
@@ -99,12 +112,14 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         # rollout_logprobs first: it has a value for every token.
         ordered = [_REQUIRED[0], *(name for name in columns if name != _REQUIRED[0])]
         pages = ParquetPages(stream, ordered, max_length=options.max_length)
+        widest = max([1, *_fixed_size(file, columns).values()])
+        most_rows = max(options.batch_tokens // widest, 1)
         first, stop = source.groups or (0, file.num_row_groups)
         record = sum(file.metadata.row_group(group).num_rows for group in range(first))
         for group in range(first, min(stop, file.num_row_groups)):
             n_rows = file.metadata.row_group(group).num_rows
             try:
-                rows = pages.rows_at_once(group, options.batch_tokens)
+                rows = min(pages.rows_at_once(group, options.batch_tokens), most_rows)
                 batches = _decoded(file, group, rows, columns, pa)
                 yield from _assembled(batches, record, source.name, options)
             except DamagedError as bad:
