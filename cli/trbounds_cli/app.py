@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 import typer
 from typer.exceptions import TyperException
@@ -51,6 +52,9 @@ def run(words: Sequence[str], *, everything: bool = False) -> int:
     int
         The exit code: 0, 1 or 2.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Not every terminal has every letter, nor has every file name a text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     names = command_names()
     if not everything and (not words or words[0] not in names):
         return _refuse(f"no command '{words[0]}'" + _suggestion(words[0], names))

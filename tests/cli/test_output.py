@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 
 import pytest
 
+from trbounds_cli import main
 from trbounds_cli.output import print_table
 
 NUMBERS = [f"-1.2345{i}e-05" for i in range(12)]
@@ -72,3 +74,15 @@ def test_a_pipe_gets_the_width_that_the_table_needs(capsys):
 
 def test_a_table_without_rows_has_its_headings(terminal):
     assert terminal(80, "Title", ["check", "value>"], [])[2].split() == ["check", "value"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_stream_that_lacks_a_letter_gets_its_number(monkeypatch, encoding):
+    printed = io.BytesIO()
+    stream = io.TextIOWrapper(printed, encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit) as stop:
+        main(["divergences", "--example"])
+    stream.flush()
+    assert not stop.value.code
+    assert r"KL(rollout\u2016train)" in printed.getvalue().decode(encoding)
