@@ -311,6 +311,10 @@ def test_format_is_detected_by_content_and_can_be_named(tmp_path):
     with pytest.raises(InputError, match=r"expected one of .*, canonical-jsonl, canonical-parquet"):
         open_trace(file, "nonsense")
     (tmp_path / "b.log").write_text("hello\n")
+    blank = tmp_path / "blank.jsonl"
+    blank.write_text("\n \r\n\n")
+    with pytest.raises(InputError, match="blank lines only"):
+        list(open_trace(blank))
     with pytest.raises(InputError, match="format not recognised"):
         list(open_trace(tmp_path / "b.log"))
 

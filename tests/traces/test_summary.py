@@ -433,7 +433,7 @@ def test_summarize_lists_what_it_skips(tmp_path):
         ("b.jsonl", -1, ""),
     ]
     (tmp_path / "a.jsonl").write_text(json.dumps(bad))
-    with pytest.raises(InputError, match="found no sequence; 2 were left out"):
+    with pytest.raises(InputError, match="found no sequence; left out because of an error: 2"):
         summarize(tmp_path, on_error="skip")
 
 

@@ -280,7 +280,8 @@ class _Run:
         """Return the summary, if it has a sequence."""
         out = self._summary
         if out.n_sequences == 0:
-            left_out = f"; {out.counts['skipped']} were left out" if out.skipped else ""
+            skipped = out.counts["skipped"]
+            left_out = f"; left out because of an error: {skipped}" if skipped else ""
             raise InputError(f"found no sequence{left_out}", field="paths")
         _ = out.sequences
         return out

@@ -98,6 +98,8 @@ def detect(source: Source, format: str | None = None) -> Reader:
     for reader in readers.values():
         if reader.detects(source.path, head):
             return reader
+    if not head.strip():
+        raise InputError("found blank lines only, expected records", file=source.name)
     raise InputError(
         f"format not recognised, expected one of {', '.join(readers)}", file=source.name
     )
