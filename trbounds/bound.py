@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trbounds.arrays import array_namespace, asarray_float64, is_numpy
 from trbounds.errors import InputError
 from trbounds.profile import POSITION_FIELDS, DivergenceProfile
@@ -190,7 +192,8 @@ class Bound(Theorem):
                 f"bound '{self.key}' needs {', '.join(lacking)}; known: "
                 f"{', '.join(('T', *known.known))}"
             )
-        value = _in_blocks(known, self.requires, formula) * known.reward_width
+        with np.errstate(over="ignore"):  # a bound beyond float64 is infinite
+            value = _in_blocks(known, self.requires, formula) * known.reward_width
         return _as_result(value, known)
 
 

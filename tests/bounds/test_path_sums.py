@@ -204,3 +204,8 @@ def test_stopping_at_the_largest_sum_changes_nothing():
     profile = profile_of(truth).with_values(**stop_fields(pair, truth.chi2_path_max))
     whole = get_bound("path_sum_chi2").evaluate(profile)
     assert get_bound("path_sum_chi2_stopped").evaluate(profile) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_bound_beyond_float64_is_infinite_and_warns_of_nothing():
+    profile = DivergenceProfile(T=4096, kl_max=1e300)
+    assert get_bound("path_sum_kl_restart").evaluate(profile) == np.inf

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.masking.length_neutral import length_neutral_score, length_neutral_weights
-from trbounds.masking.terms import CLAMP, TERMS, power
+from trbounds.masking.terms import TERMS, power
 from trbounds.masking.token_pass import blocks_of
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.summary import TraceSummary
+from trbounds.traces.token_terms import LOG_RATIO_CLAMP
 
 __all__ = [
     "STATISTICS",
@@ -179,7 +180,7 @@ def _in_table(statistic: Statistic, summary: TraceSummary | None) -> bool:
     if summary is None or not (statistic.term and TERMS[statistic.term].clamped):
         return True
     largest = summary.extremes.get("abs_log_ratio_max")
-    return largest is None or largest.value <= CLAMP
+    return largest is None or largest.value <= LOG_RATIO_CLAMP
 
 
 def weights_of(name: str) -> str:

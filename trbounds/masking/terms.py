@@ -11,14 +11,11 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.token_terms import k3_of
+from trbounds.traces.token_terms import LOG_RATIO_CLAMP, k3_of
 
-__all__ = ["CLAMP", "TERMS", "Term", "power"]
+__all__ = ["TERMS", "Term", "power"]
 
 Floats = NDArray[np.float64]
-
-CLAMP = 20.0
-"""verl clamps log rho to [-20, 20] before anything else."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Term:
     empty : float
         Its largest, smallest, mean and sum over no token.
     clamped : str
-        The term it equals where no ``|log rho|`` exceeds :data:`CLAMP`; empty for others.
+        The term it equals where no ``|log rho|`` exceeds 20; empty for others.
     """
 
     title: str
@@ -63,7 +60,7 @@ def _logged(name: str) -> Term:
 
 
 def _safe(batch: TraceBatch) -> Floats:
-    return np.clip(batch.log_ratio, -CLAMP, CLAMP)
+    return np.clip(batch.log_ratio, -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
 
 
 def _clamped_k3(batch: TraceBatch) -> Floats:

@@ -14,14 +14,11 @@ from trbounds.errors import InputError
 from trbounds.metrics.importance import Weights
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.sequence_table import SequenceTable
-from trbounds.traces.token_terms import k3_of
+from trbounds.traces.token_terms import LOG_RATIO_CLAMP, k3_of
 
-__all__ = ["COLUMNS", "SAFETY_BOUND", "SequenceSums", "sum_sequences"]
+__all__ = ["COLUMNS", "SequenceSums", "sum_sequences"]
 
 Floats = NDArray[np.float64]
-
-SAFETY_BOUND = 20.0
-"""verl clamps log-ratios to this before some exponentials."""
 
 _BLOCK_TOKENS = 131_072
 _LOG_LARGEST_FLOAT32 = float(np.log(np.finfo(np.float32).max))
@@ -48,7 +45,7 @@ class _Block:
     @cached_property
     def clamped(self) -> Floats:
         # The same as clamping d, as e^d grows with d, without another exponential.
-        limits = np.exp([-SAFETY_BOUND, SAFETY_BOUND])
+        limits = np.exp([-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP])
         return np.clip(self.ratio_minus_one + 1.0, *limits)
 
     @cached_property

@@ -47,7 +47,8 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.metrics.importance import Weights
-from trbounds.metrics.sums import SAFETY_BOUND, SequenceSums
+from trbounds.metrics.sums import SequenceSums
+from trbounds.traces.token_terms import LOG_RATIO_CLAMP
 
 __all__ = ["COLUMNS", "TOKEN_COLUMNS", "make_weights", "metrics"]
 
@@ -107,7 +108,7 @@ def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float
     """
     train, rollout = sums.sequence_mean("train"), sums.sequence_mean("rollout")
     difference = rollout - train
-    sequence = np.clip(sums["log_ratio"], -SAFETY_BOUND, SAFETY_BOUND)
+    sequence = np.clip(sums["log_ratio"], -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     found = {
         "training_ppl": np.exp(-train).mean(),
         "training_log_ppl": (-train).mean(),
@@ -160,7 +161,7 @@ def _of_sequences(sums: SequenceSums, weights: Weights) -> dict[str, float]:
     # Of the cap, not of its inverse: that has no logarithm where there is no cap.
     low = -math.log(weights.cap) if weights.floor is None else math.log(weights.floor)
     return {
-        "rollout_is_max": float(np.exp(min(log_ratio.max(), SAFETY_BOUND))),
+        "rollout_is_max": float(np.exp(min(log_ratio.max(), LOG_RATIO_CLAMP))),
         "rollout_is_min": float(np.exp(log_ratio.min())),
         "rollout_is_ratio_fraction_high": float((log_ratio > math.log(weights.cap)).mean()),
         "rollout_is_ratio_fraction_low": float((log_ratio < low).mean()),
@@ -188,4 +189,6 @@ def _by_sequence(sums: SequenceSums, weights: Weights, level: str) -> tuple[Floa
 
 
 def _sequence_weight(log_ratio: Floats) -> Floats:
-    return np.asarray(np.exp(np.clip(log_ratio, -SAFETY_BOUND, SAFETY_BOUND)), dtype=np.float64)
+    return np.asarray(
+        np.exp(np.clip(log_ratio, -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)), dtype=np.float64
+    )

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from trbounds.traces.batch import TraceBatch, reduce_segments
 
-__all__ = ["LOG_WEIGHT_CAP", "TokenTerms", "k3_of", "prefix_sum", "shift_prefix_sum"]
+__all__ = [
+    "LOG_RATIO_CLAMP",
+    "LOG_WEIGHT_CAP",
+    "TokenTerms",
+    "k3_of",
+    "prefix_sum",
+    "shift_prefix_sum",
+]
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +25,9 @@ LOG_WEIGHT_CAP = 100.0
 """Prefix weights W saturate at e^100, so that their squares stay inside float64. Under a rollout
 policy that covers the training policy this has probability below e^-100; logs with a fault in
 them (a wrong temperature, say) do reach it, and the summary counts those sequences."""
+
+LOG_RATIO_CLAMP = 20.0
+"""verl clamps log rho to [-20, 20] before most of what it computes."""
 
 _PIECE = 32_768
 """Tokens of which two arrays stay in the second-level cache."""
