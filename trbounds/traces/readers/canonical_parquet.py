@@ -86,9 +86,21 @@ def _open(source: Source, pa: Any) -> Any:
         # Streams pages of one row group at a time instead of loading the file; a small buffer
         # per column, as there may be many.
         where = source.open_raw() if is_remote(source.path) else source.path
-        return pq.ParquetFile(
-            where, pre_buffer=False, buffer_size=1 << 16, page_checksum_verification=True
-        )
+        with _system_allocator(pa):
+            return pq.ParquetFile(
+                where, pre_buffer=False, buffer_size=1 << 16, page_checksum_verification=True
+            )
+
+
+@contextmanager
+def _system_allocator(pa: Any) -> Iterator[None]:
+    """Have what is opened allocate from the system: pyarrow's mimalloc holds several times more."""
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
 
 
 def _groups(source: Source) -> list[int]:
@@ -147,8 +159,6 @@ def _decoded(file: Any, group: int, rows: int, columns: list[str], pa: Any) -> I
         if batch is None:
             return
         yield batch
-        # The default allocator keeps several times what is in use.
-        pa.default_memory_pool().release_unused()
 
 
 def _assembled(
