@@ -38,7 +38,7 @@ class CompensatedSum:
 
     def __init__(self, high: Floats, low: Floats | None = None) -> None:
         self.high = high
-        self.low = np.zeros_like(high) if low is None else low
+        self.low = np.zeros(high.shape) if low is None else low
 
     @classmethod
     def zeros(cls, size: int = 0) -> CompensatedSum:
