@@ -79,24 +79,24 @@ def _show(report: Report, *, everything: bool) -> None:
         f"{report.n_prompts} prompts, longest {report.T}",
         [
             "check",
+            "verdict",
             "left>",
             "right>",
-            "slack>",
             "z>",
-            "worst record:position" if one_file else "worst file:record:position",
+            "slack>",
             "status",
-            "verdict",
+            "worst record:position" if one_file else "worst file:record:position",
         ],
         [
             [
                 verdict.statement,
+                _word(verdict),
                 number(verdict.left),
                 number(verdict.right),
-                number(verdict.slack),
                 "-" if verdict.z is None else f"{verdict.z:.2f}",
-                _place(verdict, one_file=one_file),
+                number(verdict.slack),
                 verdict.status,
-                _word(verdict),
+                _place(verdict, one_file=one_file),
             ]
             for verdict in shown
         ],
