@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from trbounds.numba_exponential import EXACT
 from trbounds.traces.numba_loops import (
-    EXACT,
     add,
     add_abs,
     add_compensated,

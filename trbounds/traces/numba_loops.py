@@ -4,8 +4,8 @@ The compiler turns each into vector instructions. Only loops that add up or comp
 operations (`SUM`); it may assume there that nothing is NaN, because batches are validated.
 Exponentials and compensated sums must not be reordered (`EXACT`).
 
-numba keeps compiled passes on disk and does not notice that a loop they call was edited here:
-delete ``__pycache__`` then.
+numba keeps compiled passes on disk and does not notice that a loop they call was edited here: see
+`trbounds.numba_exponential`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from trbounds.numba_exponential import COMMON, EXACT, reduce_exponent
+
 __all__ = [
-    "EXACT",
     "SUM",
     "add",
     "add_abs",
@@ -39,43 +40,7 @@ __all__ = [
     "sums_of_ratio",
 ]
 
-_COMMON: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-EXACT: dict[str, Any] = {**_COMMON, "fastmath": {"contract"}}
-SUM: dict[str, Any] = {**_COMMON, "fastmath": {"contract", "reassoc", "nsz", "nnan"}}
-
-# exp(x) = 2^k exp(r) with k the nearest integer to x / log 2. Adding and subtracting 1.5 * 2^52
-# rounds to an integer, and leaves k in the low bits. log 2 is split so that k * _LN2_HIGH is
-# exact. exp(r) - 1 - r = r^2 P(r) on |r| <= log(2)/2: Chebyshev fit, relative error 2e-16.
-_LOG2E = 1.4426950408889634
-_LN2_HIGH = 6.93147180369123816490e-01
-_LN2_LOW = 1.90821492927058770002e-10
-_ROUND = 6755399441055744.0
-_P0, _P1, _P2, _P3, _P4 = (
-    0.5000000000000001,
-    0.1666666666666667,
-    0.04166666666662399,
-    0.008333333333326112,
-    0.001388888891728367,
-)
-_P5, _P6, _P7, _P8, _P9 = (
-    0.00019841269874902947,
-    2.4801521187721228e-05,
-    2.755725529609744e-06,
-    2.7620139757939593e-07,
-    2.5105260230519278e-08,
-)
-
-
-@njit(**EXACT)
-def _reduce(x):  # type: ignore[no-untyped-def]
-    """Return r, exp(r) - 1 - r, 2^k and k, for |x| < 708."""
-    t = x * _LOG2E + _ROUND
-    k = t - _ROUND
-    r = x - k * _LN2_HIGH - k * _LN2_LOW
-    p = ((((_P9 * r + _P8) * r + _P7) * r + _P6) * r + _P5) * r + _P4
-    q = ((((p * r + _P3) * r + _P2) * r + _P1) * r + _P0) * r * r
-    scale = np.int64((np.float64(t).view(np.int64) + 1023) << 52).view(np.float64)
-    return r, q, scale, k
+SUM: dict[str, Any] = {**COMMON, "fastmath": {"contract", "reassoc", "nsz", "nnan"}}
 
 
 @njit(**EXACT)
@@ -89,7 +54,7 @@ def set_log_ratio(train, rollout, out):  # type: ignore[no-untyped-def]
 def set_ratio(x, ratio, k3):  # type: ignore[no-untyped-def]
     """Set ``rho - 1`` and ``rho - 1 - log rho``, both without cancellation."""
     for i in range(x.size):
-        r, q, scale, k = _reduce(max(x[i], -700.0))
+        r, q, scale, k = reduce_exponent(max(x[i], -700.0))
         excess = scale * (r + q) + (scale - 1.0)
         ratio[i] = excess
         k3[i] = q if k == 0.0 else excess - x[i]
@@ -99,7 +64,7 @@ def set_ratio(x, ratio, k3):  # type: ignore[no-untyped-def]
 def set_weight_residual(before, out):  # type: ignore[no-untyped-def]
     """Set ``(W - 1)^2`` from ``log W``."""
     for i in range(before.size):
-        r, q, scale, _ = _reduce(max(before[i], -700.0))
+        r, q, scale, _ = reduce_exponent(max(before[i], -700.0))
         excess = scale * (r + q) + (scale - 1.0)
         out[i] = excess * excess
 
