@@ -21,6 +21,7 @@ __all__ = [
     "check_tokens",
     "length_rows",
     "percent",
+    "read_once",
     "statistics_of",
 ]
 
@@ -51,10 +52,14 @@ def check_tokens(
     """
     from trbounds.masking import needs_tokens
 
-    names = list(names)
-    for path in traces or []:
-        if (path == "-" or path.endswith(".tbs")) and needs_tokens(names, summary):
-            raise InputError("this rule reads the tokens twice, expected a trace file", file=path)
+    once = read_once(traces)
+    if once is not None and needs_tokens(names, summary):
+        raise InputError("this rule reads the tokens twice, expected a trace file", file=once)
+
+
+def read_once(traces: list[str] | None) -> str | None:
+    """Return the first path whose tokens cannot be read again, if any: stdin, or a summary."""
+    return next((path for path in traces or [] if path == "-" or path.endswith(".tbs")), None)
 
 
 def statistics_of(

@@ -14,6 +14,7 @@ from trbounds.profile import FIELDS, POSITION_FIELDS, Conversion, DivergenceProf
 __all__ = [
     "AsJson",
     "ConversionOption",
+    "Example",
     "Horizon",
     "OnError",
     "RewardRange",
@@ -28,6 +29,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 ConversionOption = Annotated[
     Conversion,
     typer.Option(help="How a KL becomes a TV: Pinsker's inequality, or the exact largest TV."),
+]
+Example = Annotated[
+    bool, typer.Option("--example", help="Use the small real trace that ships with trbounds.")
 ]
 RewardRange = Annotated[
     tuple[float, float],

@@ -196,12 +196,8 @@ def estimate_error(summary: TraceSummary) -> ErrorEstimates:
     (W saturates at e^100). Source: the identity of TRM (arXiv 2512.23075), section 3.
 
     Without absolute continuity ``tv_seq`` is unbiased still, and ``error_low``, ``error_high`` and
-    ``gain_low`` stay on their sides of the error (of rewards counted from r_lo) and the gain. With
-    ``A = phi(W - 1)``, ``B = sum_t phi(rho_t - 1)`` and s the mass of the responses that rollouts
-    never draw, ``E_mu[A] = D - s``, ``E_mu[B] = D - S``, and for rewards in [0, 1]
-    ``Error = E_mu[R (A - B)] + E_pi[R 1{never drawn}]``. The parts with A and with ``1{...}`` are
-    not negative, so ``Error >= -E_mu[R B]``. With ``R = 1 - (1 - R)`` the first is
-    ``S - s + E_mu[(1 - R) B]`` at most, and the second is at most s.
+    ``gain_low`` stay on their sides of the error (of rewards counted from r_lo) and the gain: see
+    the proof of ``sequence_kl``.
     """
     table = summary.sequences
     groups = summary.groups()

@@ -16,9 +16,10 @@ from trbounds_cli.masks import (
     check_tokens,
     length_rows,
     percent,
+    read_once,
     statistics_of,
 )
-from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
+from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import check_output, number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def command(
     ] = False,
     kl_max: KlMax = None,
     tv_max: TvMax = None,
-    example: Annotated[
-        bool, typer.Option("--example", help="Use the small real trace that ships with trbounds.")
-    ] = False,
+    example: Example = False,
     form: TraceFormat = None,
     reward_range: RewardRange = (0.0, 1.0),
     on_error: OnError = "fail",
@@ -138,7 +137,7 @@ def _with_defaults(traces: list[str] | None) -> list[str]:
     from trbounds.masking import PRESETS, needs_tokens
 
     presets = [p for p in PRESETS.values() if len(p.defaults) == len(p.parameters)]
-    if any(path == "-" or path.endswith(".tbs") for path in traces or []):
+    if read_once(traces) is not None:
         twice = [p for p in presets if needs_tokens(p.rule().names)]
         names = ", ".join(p.name for p in twice)
         sys.stderr.write(f"left out: {names}, which read the tokens again: give a trace file\n")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trbounds.errors import InputError
-from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
+from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ def command(
             "sequence_truncate, token_mask, token_truncate).",
         ),
     ] = None,
-    example: Annotated[
-        bool, typer.Option("--example", help="Use the small real trace that ships with trbounds.")
-    ] = False,
+    example: Example = False,
     form: TraceFormat = None,
     reward_range: RewardRange = (0.0, 1.0),
     on_error: OnError = "fail",

@@ -13,6 +13,7 @@ from trbounds.errors import InputError
 from trbounds_cli.options import (
     AsJson,
     ConversionOption,
+    Example,
     OnError,
     RewardRange,
     TokenTraces,
@@ -47,9 +48,7 @@ def command(
     reward_var: Annotated[
         float | None, typer.Option(metavar="V", help="Within-prompt variance of the reward.")
     ] = None,
-    example: Annotated[
-        bool, typer.Option("--example", help="Use the small real trace that ships with trbounds.")
-    ] = False,
+    example: Example = False,
     form: TraceFormat = None,
     reward_range: RewardRange = (0.0, 1.0),
     on_error: OnError = "fail",

@@ -15,7 +15,7 @@ from trbounds_cli.masks import (
     length_rows,
     statistics_of,
 )
-from trbounds_cli.options import AsJson, OnError, RewardRange, TraceFormat, Traces
+from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def command(
     ] = 0.95,
     kl_max: KlMax = None,
     tv_max: TvMax = None,
-    example: Annotated[
-        bool, typer.Option("--example", help="Use the small real trace that ships with trbounds.")
-    ] = False,
+    example: Example = False,
     form: TraceFormat = None,
     reward_range: RewardRange = (0.0, 1.0),
     on_error: OnError = "fail",

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trbounds_cli.options import AsJson, ConversionOption, OnError, RewardRange, TraceFormat, Traces
+from trbounds_cli.options import (
+    AsJson,
+    ConversionOption,
+    Example,
+    OnError,
+    RewardRange,
+    TraceFormat,
+    Traces,
+)
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -22,9 +30,7 @@ _COLLAPSED = {
 
 def command(
     traces: Traces = None,
-    example: Annotated[
-        bool, typer.Option("--example", help="Use the small real trace that ships with trbounds.")
-    ] = False,
+    example: Example = False,
     form: TraceFormat = None,
     reward_range: RewardRange = (0.0, 1.0),
     on_error: OnError = "fail",
