@@ -162,6 +162,19 @@ def test_threads_change_nothing(monkeypatch):
     assert_same(whole, TraceSummary.of(batch, kernel="numba"))
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("shape", ["long", "short"])
+def test_blocks_may_be_added_in_any_order(kernel, shape):
+    batch = make(SHAPES[shape])
+    whole = TraceSummary.of(batch, kernel=kernel)
+    blocks = list(batch.slices(700))
+    for order in (blocks, blocks[::-1]):
+        summary = TraceSummary()
+        for block in order:
+            summary.add(block, kernel=kernel)
+        assert_same(whole, summary)
+
+
 def test_choice_of_the_kernel(monkeypatch):
     assert not uses_numba("numpy", 10**9)
     assert uses_numba("numba", 0)
@@ -169,7 +182,7 @@ def test_choice_of_the_kernel(monkeypatch):
     assert not uses_numba("auto", COMPILED_FROM - 1)
     with pytest.raises(InputError, match="'auto', 'numpy' or 'numba'"):
         TraceSummary.of(make([3]), kernel="fortran")
-    monkeypatch.setattr("trbounds.traces.compiled.find_spec", lambda name: None)
+    monkeypatch.setattr("trbounds.traces.compiled._has_numba", lambda: False)
     assert not uses_numba("auto", 10**9)
     with pytest.raises(MissingDependency, match="numba"):
         uses_numba("numba", 0)

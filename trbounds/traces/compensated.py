@@ -60,6 +60,11 @@ class CompensatedSum:
         self.low[:size] += (high - (total - rounded)) + (values - rounded)
         self.high[:size] = total
 
+    def pair(self, size: int) -> tuple[Floats, Floats]:
+        """Return both parts, of ``size`` sums at least, to add to in place."""
+        self.grow(size)
+        return self.high, self.low
+
     def grow(self, size: int) -> None:
         """Append empty sums until there are ``size``."""
         self.high = np.asarray(grow(self.high, size), dtype=np.float64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -10,14 +12,14 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError, MissingDependency
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.extremes import Extreme, Extremes
+from trbounds.traces.extremes import Extremes, is_minimum
 from trbounds.traces.histogram import BIN_OFFSET, BIN_SHIFT, Histogram
 from trbounds.traces.pair_moments import PairMoments
 from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.stopping import BUDGETS, StoppedSums
-from trbounds.traces.token_counts import TokenCounts
-from trbounds.traces.token_terms import LOG_WEIGHT_CAP
+from trbounds.traces.token_counts import CERTAIN, TokenCounts
+from trbounds.traces.token_terms import LOG_WEIGHT_CAP, k3_of
 
 __all__ = ["COMPILED_FROM", "BlockParts", "uses_numba"]
 
@@ -26,7 +28,7 @@ Floats = NDArray[np.float64]
 COMPILED_FROM = 1 << 22
 """Tokens from which loading the compiled pass (about half a second) pays by default."""
 
-_RATIOS = ("ratio", "abs_ratio", "square", "fourth", "k3", "k3_square")
+_BIN_OF = (BIN_SHIFT, BIN_OFFSET)
 
 
 def uses_numba(kernel: str, n_tokens: int) -> bool:
@@ -48,145 +50,152 @@ def uses_numba(kernel: str, n_tokens: int) -> bool:
     """
     if kernel not in ("auto", "numpy", "numba"):
         raise InputError(f"found {kernel!r}, expected 'auto', 'numpy' or 'numba'", field="kernel")
-    found = find_spec("numba") is not None
+    if kernel == "numpy" or (kernel == "auto" and n_tokens < COMPILED_FROM):
+        return False
+    found = _has_numba()
     if kernel == "numba" and not found:
         raise MissingDependency("numba", extra="fast", purpose="kernel='numba'")
-    return kernel == "numba" or (kernel == "auto" and found and n_tokens >= COMPILED_FROM)
+    return found
+
+
+@cache
+def _has_numba() -> bool:
+    return find_spec("numba") is not None
 
 
 class BlockParts(NamedTuple):
-    """The parts of a summary of one block of tokens."""
+    """The parts of a summary to which the tokens of a block are added."""
 
-    table: SequenceTable
     positions: PositionSums
     stopped: StoppedSums
     extremes: Extremes
     histograms: dict[str, Histogram]
     pairs: PairMoments
-    counts: TokenCounts
 
-    @classmethod
-    def of(cls, batch: TraceBatch, block: TraceBatch) -> BlockParts:
-        """Summarise the tokens that count, ``batch``, of a block. Needs numba."""
-        return _Pass(batch, block).run()
+    def add_compiled(
+        self, batch: TraceBatch, block: TraceBatch
+    ) -> tuple[SequenceTable, TokenCounts]:
+        """Add the tokens that count, ``batch``, of a block, in place. Needs numba.
+
+        Returns
+        -------
+        SequenceTable
+            The rows of the block.
+        TokenCounts
+        """
+        return _Pass(self, batch).run(block)
 
 
 class _Pass:
-    """What the passes over one block have found so far."""
+    """The passes over one block."""
 
-    def __init__(self, batch: TraceBatch, block: TraceBatch) -> None:
-        self.batch, self.block = batch, block
-        lengths = batch.lengths
-        self.T = int(lengths.max(initial=0))
+    def __init__(self, parts: BlockParts, batch: TraceBatch) -> None:
+        self.parts, self.batch = parts, batch
         self.columns: dict[str, NDArray[Any]] = {}
-        alive = lengths.size - np.cumsum(np.bincount(lengths, minlength=1))[:-1]
-        self.positions = {"n_sequences": np.array([lengths.size]), "alive": alive}
-        self.extremes = Extremes()
-        self.histograms: dict[str, Histogram] = {}
 
-    def run(self) -> BlockParts:
+    def run(self, block: TraceBatch) -> tuple[SequenceTable, TokenCounts]:
+        batch = self.batch
+        self.parts.positions.count(batch.lengths)
         counts = self._ratios()
         for name in ("kl", "tv", "chi2", "entropy"):
-            values = getattr(self.batch, name)
+            values = getattr(batch, name)
             if values is not None:
                 self._column(name, np.ascontiguousarray(values))
-        above = self._between_columns() if self.batch.n_tokens else 0
-        stopped = self._path()
-        return BlockParts(
-            SequenceTable.from_statistics(self.batch, self.columns),
-            PositionSums.from_state(self.positions),
-            stopped,
-            self.extremes,
-            self.histograms,
-            self._moments(),
-            counts._replace(kl_above_log_chi2=above),
-        )
+        above = self._between_columns() if batch.n_tokens else 0
+        self._path()
+        if block.mask is not None:
+            self.parts.pairs.add_masked(block, block.mask)
+        table = SequenceTable.from_statistics(batch, self.columns)
+        return table, counts._replace(kl_above_log_chi2=above)
 
     def _logs(self) -> tuple[Floats, Floats, NDArray[np.int64]]:
         batch = self.batch
         rollout = np.ascontiguousarray(batch.rollout_logprobs)
         return rollout, np.ascontiguousarray(batch.train_logprobs), batch.offsets
 
+    def _histogram(self, name: str) -> NDArray[np.int64]:
+        return self.parts.histograms.setdefault(name, Histogram()).counts
+
     def _ratios(self) -> TokenCounts:
         from trbounds.traces.numba_kernels import ratio_pass
 
-        n = self.batch.n_sequences
+        n, parts = self.batch.n_sequences, self.parts
+        positions = parts.positions
         sums, ends = np.zeros((n, 6)), np.empty((n, 3))
-        pairs, maxima = np.zeros((len(_RATIOS), 2, self.T)), np.zeros(self.T)
-        log_bins, k3_bins = Histogram(), Histogram()
         rollout, train, offsets = self._logs()
         found = ratio_pass(
             rollout,
             train,
             offsets,
-            LOG_WEIGHT_CAP,
+            (LOG_WEIGHT_CAP, CERTAIN),
             sums,
             ends,
-            pairs,
-            maxima,
-            log_bins.counts,
-            k3_bins.counts,
-            BIN_SHIFT,
-            BIN_OFFSET,
+            (
+                positions.sums("ratio"),
+                positions.sums("abs_ratio"),
+                positions.sums("square"),
+                positions.squares("square"),
+                positions.sums("k3"),
+                positions.squares("k3"),
+            ),
+            positions.maxima("abs_log_ratio"),
+            (self._histogram("abs_log_ratio"), self._histogram("k3")),
+            _BIN_OF,
+            parts.pairs.sums,
+            parts.pairs.offset,
         )
         names = ("log_weight", "ratio_sum", "abs_ratio_sum", "square_sum", "k3_sum")
         self.columns.update(zip((*names, "rollout_logprob_sum"), sums.T, strict=True))
         largest = np.maximum(ends[:, 0], 0.0)
         self.columns["k2_max"] = 0.5 * largest * largest
-        places = ("sum_ratio", "sum_abs_ratio", "sum_square", "squares_square", "sum_k3")
-        self.positions.update(zip((*places, "squares_k3"), pairs, strict=True))
-        self.positions["max_abs_log_ratio"] = maxima
-        self.histograms.update(abs_log_ratio=log_bins, k3=k3_bins)
         if self.batch.n_tokens:
             self._ratio_extremes(ends, rollout, train)
         return TokenCounts(*found)
 
     def _ratio_extremes(self, ends: Floats, rollout: Floats, train: Floats) -> None:
-        from trbounds.traces.token_terms import k3_of
+        def log_ratio(cut: slice) -> Floats:
+            return train[cut] - rollout[cut]
 
-        for name, column, smallest in (
-            ("abs_log_ratio_max", 0, False),
-            ("k2_min", 1, True),
-            ("k3_min", 2, True),
-        ):
-            cut = self._sequence_of_extreme(ends[:, column], smallest=smallest)
-            x = train[cut] - rollout[cut]
-            if name == "k3_min":
-                values = k3_of(x, np.expm1(x))
-            else:
-                values = np.abs(x) if name == "abs_log_ratio_max" else 0.5 * x * x
-            self._note(name, values, cut.start, smallest=smallest)
+        def k3(cut: slice) -> Floats:
+            x = log_ratio(cut)
+            return k3_of(x, np.expm1(x))
+
+        self._note("abs_log_ratio_max", ends[:, 0], lambda cut: np.abs(log_ratio(cut)))
+        self._note("k2_min", 0.5 * ends[:, 1] ** 2, lambda cut: 0.5 * log_ratio(cut) ** 2)
+        self._note("k3_min", ends[:, 2], k3)
 
     def _column(self, name: str, values: Floats) -> None:
         from trbounds.traces.numba_kernels import column_pass
 
-        n = self.batch.n_sequences
-        sums, ends, pairs = np.zeros(n), np.empty((n, 2)), np.zeros((2, 2, self.T))
-        maxima = np.zeros(self.T)
-        bins = Histogram()
-        offsets = self.batch.offsets
-        column_pass(values, offsets, sums, ends, pairs, maxima, bins.counts, BIN_SHIFT, BIN_OFFSET)
+        n, positions = self.batch.n_sequences, self.parts.positions
+        sums, ends = np.empty(n), np.empty((n, 2))
+        if name == "entropy":  # which has no sums by position
+            zeros = [np.zeros(positions.T) for _ in range(5)]
+            pairs, maxima = ((zeros[0], zeros[1]), (zeros[2], zeros[3])), zeros[4]
+        else:
+            pairs = positions.sums(name), positions.squares(name)
+            maxima = positions.maxima(name)
+        bins = self._histogram(name)
+        column_pass(values, self.batch.offsets, sums, ends, pairs, maxima, bins, _BIN_OF)
         self.columns[f"{name}_sum"] = sums
         if name == "kl":
             self.columns["kl_max"] = np.maximum(ends[:, 1], 0.0)
-        if name != "entropy":
-            self.positions.update({f"sum_{name}": pairs[0], f"squares_{name}": pairs[1]})
-            self.positions[f"max_{name}"] = maxima
-        self.histograms[name] = bins
         if self.batch.n_tokens:
-            for kind, column in (("max", 1), ("min", 0)):
-                cut = self._sequence_of_extreme(ends[:, column], smallest=kind == "min")
-                self._note(f"{name}_{kind}", values[cut], cut.start, smallest=kind == "min")
+            self._note(f"{name}_max", ends[:, 1], lambda cut: values[cut])
+            self._note(f"{name}_min", ends[:, 0], lambda cut: values[cut])
 
-    def _sequence_of_extreme(self, ends: Floats, *, smallest: bool) -> slice:
-        """Return the tokens of the first sequence that has the extreme."""
-        index = int(np.argmin(ends) if smallest else np.argmax(ends))
-        return slice(int(self.batch.offsets[index]), int(self.batch.offsets[index + 1]))
-
-    def _note(self, name: str, values: Floats, start: int, *, smallest: bool = False) -> None:
-        token = int(np.argmin(values) if smallest else np.argmax(values))
-        place = self.batch.place(start + token)
-        self.extremes[name] = Extreme(float(values[token]), *place)
+    def _note(self, name: str, ends: Floats, values: Callable[[slice], Floats]) -> None:
+        """Find the token with an extreme in the first sequence that has it, if it is one."""
+        extremes, offsets = self.parts.extremes, self.batch.offsets
+        find = np.argmin if is_minimum(name) else np.argmax
+        index = int(find(ends))
+        # The compiled values may differ from numpy's in the last digit, which decides.
+        if extremes.exceeded(name, float(ends[index]), margin=1e-12):
+            return
+        start = int(offsets[index])
+        found = values(slice(start, int(offsets[index + 1])))
+        token = int(find(found))
+        extremes.note(name, float(found[token]), self.batch.place(start + token))
 
     def _between_columns(self) -> int:
         """Find the extremes of one column against another; count kl above log(1 + chi2)."""
@@ -204,32 +213,27 @@ class _Pass:
             tiny = float(np.finfo(np.float64).tiny)
             found["chi2_over_kl"] = quotient_pass(chi2, kl, tiny)
         for name, (token, value) in found.items():
-            self.extremes[name] = Extreme(float(value), *batch.place(int(token)))
+            self.parts.extremes.note(name, float(value), batch.place(int(token)))
         return int(above)
 
-    def _path(self) -> StoppedSums:
+    def _path(self) -> None:
         from trbounds.traces.numba_kernels import path_pass
 
-        chi2 = self.batch.chi2
+        chi2, stopped = self.batch.chi2, self.parts.stopped
         if chi2 is None:
-            return StoppedSums()
+            return
         residual = np.empty(self.batch.n_sequences)
-        crossed, sums = np.zeros(BUDGETS.size, dtype=np.int64), np.zeros((4, 2, BUDGETS.size))
         rollout, train, offsets = self._logs()
-        path_pass(rollout, train, chi2, offsets, LOG_WEIGHT_CAP, BUDGETS, residual, crossed, sums)
+        stopped.n_sequences += self.batch.n_sequences
+        path_pass(
+            rollout,
+            train,
+            chi2,
+            offsets,
+            LOG_WEIGHT_CAP,
+            BUDGETS,
+            residual,
+            stopped.crossed,
+            stopped.sums,
+        )
         self.columns["residual_path"] = residual
-        names = ("weight", "weight_square", "tail", "tail_square")
-        state = dict(zip(names, sums, strict=True))
-        n = np.array([self.batch.n_sequences])
-        return StoppedSums.from_state({"n_sequences": n, "crossed": crossed, **state})
-
-    def _moments(self) -> PairMoments:
-        from trbounds.traces.numba_kernels import moments_pass
-
-        state = PairMoments().state()
-        rollout, train, offsets = self._logs()
-        moments_pass(rollout, train, offsets, state["pairs"], state["offset"])
-        out = PairMoments.from_state(state)
-        if self.block.mask is not None:
-            out.add_masked(self.block, self.block.mask)
-        return out

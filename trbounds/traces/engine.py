@@ -196,7 +196,7 @@ def summarize_part(
     if part.file.endswith(".tbs"):
         return TraceSummary.load(part.file)
     out, skips = (TraceSummary(reward_range=reward_range) for _ in range(2))
-    compiled = uses_numba(kernel, n_tokens)
+    chosen: Kernel = "numba" if uses_numba(kernel, n_tokens) else "numpy"
     options = ReadOptions(
         reward_range=reward_range,
         on_error=on_error,
@@ -204,10 +204,7 @@ def summarize_part(
     )
     batches = read_source(part.source(), format, options)
     for batch in batches if part.file == "-" else _read_ahead(batches):
-        own = TraceSummary.of(
-            batch, reward_range=reward_range, kernel="numba" if compiled else "numpy"
-        )
-        out.absorb(own)
+        out.add(batch, kernel=chosen)
         if on_batch is not None:
             on_batch(batch)
     out.absorb(skips)

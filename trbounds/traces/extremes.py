@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["Extreme", "Extremes"]
+__all__ = ["Extreme", "Extremes", "is_minimum"]
 
 Floats = NDArray[np.float64]
 
@@ -54,24 +54,37 @@ class Extremes(dict[str, Extreme]):
         if terms.batch.n_tokens == 0:
             return out
         for name, values in _candidates(terms):
-            token = int(np.argmin(values) if _is_minimum(name) else np.argmax(values))
-            out[name] = Extreme(float(values[token]), *terms.batch.place(token))
+            token = int(np.argmin(values) if is_minimum(name) else np.argmax(values))
+            out.note(name, float(values[token]), terms.batch.place(token))
         return out
+
+    def note(self, name: str, value: float, place: tuple[str, int, int]) -> None:
+        """Keep a value, if it is more extreme than what is there."""
+        own, mine = Extreme(value, *place), self.get(name)
+        if mine is None or _key(name, own) < _key(name, mine):
+            self[name] = own
+
+    def exceeded(self, name: str, value: float, *, margin: float) -> bool:
+        """Whether what is there is more extreme than a value, by a relative margin."""
+        mine = self.get(name)
+        if mine is None:
+            return False
+        rise = mine.value - value
+        return (-rise if is_minimum(name) else rise) > margin * abs(value)
 
     def absorb(self, other: Extremes) -> None:
         """Keep the more extreme of each, in place."""
         for name, theirs in other.items():
-            mine = self.get(name)
-            if mine is None or _key(name, theirs) < _key(name, mine):
-                self[name] = theirs
+            self.note(name, theirs.value, theirs.place)
 
 
-def _is_minimum(name: str) -> bool:
+def is_minimum(name: str) -> bool:
+    """Whether the extreme of this name is a smallest value."""
     return name.endswith("_min")
 
 
 def _key(name: str, extreme: Extreme) -> tuple[float, str, int, int]:
-    value = extreme.value if _is_minimum(name) else -extreme.value
+    value = extreme.value if is_minimum(name) else -extreme.value
     return value, *extreme.place
 
 

@@ -19,24 +19,26 @@ from trbounds.traces.numba_loops import (
     add_with_square,
     count_bins,
     count_zeros,
+    count_zeros_beside,
     dot,
     flush_into,
+    largest,
     largest_prefix,
     raise_to_abs,
+    range_of_sizes,
     set_excess_over_root,
     set_log_ratio,
     set_quotient,
     set_ratio,
     set_weight_residual,
-    sum_and_range,
-    sums_of_pairs,
+    squares_of_pairs,
+    sum_values,
     sums_of_ratio,
 )
 
 __all__ = [
     "column_pass",
     "excess_pass",
-    "moments_pass",
     "path_pass",
     "quotient_pass",
     "ratio_pass",
@@ -44,86 +46,154 @@ __all__ = [
 ]
 
 TILE = 512
-_SEQUENCES = 32
+_SEQUENCES = 128
 """Sequences whose values at a position are added without compensation."""
 
 
 @njit(**EXACT)
 def _flush(tiles, pairs, size):  # type: ignore[no-untyped-def]
-    for j in range(tiles.shape[0]):
-        flush_into(tiles[j], pairs[j, 0], pairs[j, 1], size)
+    for j in range(len(pairs)):
+        flush_into(tiles[j], pairs[j][0], pairs[j][1], size)
+
+
+@njit(**EXACT)
+def _add_moments(pair, first, n, sx, sy, xx, yy, xy):  # type: ignore[no-untyped-def]
+    high, low = pair
+    for j, value in enumerate((n, sx, sy, xx, yy, xy)):
+        add_compensated(high, low, first + j, value)
+
+
+@njit(**EXACT)
+def _add_sequence(x, y, sx, difference, products, lags, offset):  # type: ignore[no-untyped-def]
+    """Add the moments of one sequence at lags -1, 0, 1 from its sums over all tokens."""
+    n, sy = float(x.size), sx + difference
+    xx, yy, xy, dd, after, before = products
+    add_compensated(offset[0], offset[1], 0, difference)
+    add_compensated(offset[0], offset[1], 1, dd)
+    _add_moments(lags, 6, n, sx, sy, xx, yy, xy)
+    if x.size == 1:
+        return
+    # Lag 1 pairs x[:-1] with y[1:], lag -1 the other way round.
+    a, b, c, d = x[0], x[-1], y[0], y[-1]
+    _add_moments(lags, 0, n - 1.0, sx - a, sy - d, xx - a * a, yy - d * d, after)
+    _add_moments(lags, 12, n - 1.0, sx - b, sy - c, xx - b * b, yy - c * c, before)
 
 
 @njit(**EXACT)
 def ratio_pass(  # type: ignore[no-untyped-def]
-    rollout, train, offsets, cap, sums, ends, pairs, maxima, log_bins, k3_bins, shift, offset
+    rollout, train, offsets, limits, sums, ends, pairs, maxima, histograms, bin_of, lags, offset
 ):
     """Everything that the two log-probabilities give.
 
-    Per sequence ``sums`` (n, 6) and ``ends`` (n, 3) as :func:`sums_of_ratio` names them; by
-    position the pairs (6, 2, T) of rho - 1, its absolute value, square and fourth power, k3 and
-    its square, and the largest |log rho|; two histograms. Returns the numbers of tokens of which
-    log rho, log mu and log pi are 0, and of sequences with a prefix weight above e^cap.
+    Adds to what is there, except for ``ends``, which it sets.
+
+    Parameters
+    ----------
+    limits : (cap, certain)
+        The logarithm at which prefix weights are cut; the log-probability below which a zero of
+        the other policy is a filler.
+    sums, ends : (n, 6), (n, 3)
+        Per sequence, what :func:`sums_of_ratio` names; the largest and the smallest |log rho| and
+        the smallest k3.
+    pairs : 6 pairs of (T,) and (T,)
+        By position rho - 1, its absolute value, square and fourth power, k3 and its square.
+    maxima : (T,)
+        By position the largest |log rho|.
+    histograms, bin_of : pair of counts, (shift, offset)
+        Of |log rho| and k3, and how bins follow from bits.
+    lags, offset : pairs of (18,), pairs of (2,)
+        Count, sums of the rollout and training values, their squares and their products at lags
+        -1, 0, 1 within sequences; log rho and its square.
+
+    Returns
+    -------
+    tuple of int
+        As the first six of ``TokenCounts``.
     """
     x, ratio, k3 = np.empty(TILE), np.empty(TILE), np.empty(TILE)
     bins = np.empty(TILE, np.int64)
-    tiles = np.zeros((pairs.shape[0], pairs.shape[2]))
+    tiles = np.zeros((len(pairs), maxima.size))
+    (cap, certain), (shift, lowest) = limits, bin_of
     equal, zero_rollout, zero_train, saturated = 0, 0, 0, 0
+    filled_rollout, filled_train = 0, 0
     pending, longest = 0, 0
     for s in range(offsets.size - 1):
-        start, length = offsets[s], offsets[s + 1] - offsets[s]
-        top, low, least = 0.0 if length else -np.inf, np.inf, np.inf
+        start, stop = offsets[s], offsets[s + 1]
+        top, low, least = 0.0 if stop > start else -np.inf, np.inf, np.inf
         log_weight, cut = 0.0, False
-        for t in range(0, length, TILE):
-            m = min(TILE, length - t)
-            a, b = rollout[start + t : start + t + m], train[start + t : start + t + m]
+        xx, yy, xy, dd, after, before = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for first in range(start, stop, TILE):
+            last = min(first + TILE, stop)
+            t, m = first - start, last - first
+            a, b = rollout[first:last], train[first:last]
             xs, es, ks = x[:m], ratio[:m], k3[:m]
             set_log_ratio(b, a, xs)
             set_ratio(xs, es, ks)
-            step, size, high, small, smallest = sums_of_ratio(xs, es, ks, a, s, sums)
+            step, size = sums_of_ratio(xs, es, ks, a, s, sums)
             if log_weight + size > cap:
                 cut |= largest_prefix(xs, log_weight) > cap
             log_weight += step
-            top, low, least = max(top, high), min(low, small), min(least, smallest)
+            small, high = range_of_sizes(xs)
+            top, low, least = max(top, high), min(low, small), min(least, range_of_sizes(ks)[0])
             add(es, tiles[0, t : t + m])
             add_abs(es, tiles[1, t : t + m])
             add_squares(es, tiles[2, t : t + m], tiles[3, t : t + m])
             add_with_square(ks, tiles[4, t : t + m], tiles[5, t : t + m])
             raise_to_abs(xs, maxima[t : t + m])
-            count_bins(xs, shift, offset, bins[:m], log_bins)
-            count_bins(ks, shift, offset, bins[:m], k3_bins)
+            count_bins(xs, shift, lowest, bins[:m], histograms[0])
+            count_bins(ks, shift, lowest, bins[:m], histograms[1])
             equal += count_zeros(xs)
-            zero_rollout += count_zeros(a)
-            zero_train += count_zeros(b)
+            zeros = count_zeros(a)
+            if zeros:
+                zero_rollout += zeros
+                filled_rollout += count_zeros_beside(a, b, certain)
+            zeros = count_zeros(b)
+            if zeros:
+                zero_train += zeros
+                filled_train += count_zeros_beside(b, a, certain)
+            part = squares_of_pairs(a, b)
+            xx, yy, xy, dd = xx + part[0], yy + part[1], xy + part[2], dd + part[3]
+            # The last token before the tile has a partner in it.
+            back = max(first - 1, start)
+            after += dot(rollout[back + 1 : last], train[back : last - 1])
+            before += dot(rollout[back : last - 1], train[back + 1 : last])
+        if stop > start:
+            products = (xx, yy, xy, dd, after, before)
+            own = slice(start, stop)
+            _add_sequence(rollout[own], train[own], sums[s, 5], sums[s, 0], products, lags, offset)
         ends[s, 0], ends[s, 1], ends[s, 2] = top, low, least
         saturated += cut
-        longest, pending = max(longest, length), pending + 1
+        longest, pending = max(longest, stop - start), pending + 1
         if pending == _SEQUENCES:
             _flush(tiles, pairs, longest)
             pending, longest = 0, 0
     _flush(tiles, pairs, longest)
-    return equal, zero_rollout, zero_train, saturated
+    return equal, zero_rollout, zero_train, saturated, filled_rollout, filled_train
 
 
 @njit(**EXACT)
 def column_pass(  # type: ignore[no-untyped-def]
-    values, offsets, sums, ends, pairs, maxima, histogram, shift, offset
+    values, offsets, sums, ends, pairs, maxima, histogram, bin_of
 ):
-    """Sum, smallest and largest value per sequence; sums, squares and maxima by position."""
+    """Sum, smallest and largest value per sequence; sums, squares and maxima by position.
+
+    Of values of one sign. Sets ``sums`` (n,) and ``ends`` (n, 2), adds to the others.
+    """
     bins = np.empty(TILE, np.int64)
-    tiles = np.zeros((pairs.shape[0], pairs.shape[2]))
+    tiles = np.zeros((len(pairs), maxima.size))
+    shift, lowest = bin_of
     pending, longest = 0, 0
     for s in range(offsets.size - 1):
         start, length = offsets[s], offsets[s + 1] - offsets[s]
-        total, low, high = 0.0, np.inf, -np.inf
+        total, low, high = 0.0, np.inf, 0.0 if length else -np.inf
         for t in range(0, length, TILE):
             m = min(TILE, length - t)
             tile = values[start + t : start + t + m]
-            part, small, large = sum_and_range(tile)
-            total, low, high = total + part, min(low, small), max(high, large)
+            small, large = range_of_sizes(tile)
+            total, low, high = total + sum_values(tile), min(low, small), max(high, large)
             add_with_square(tile, tiles[0, t : t + m], tiles[1, t : t + m])
             raise_to_abs(tile, maxima[t : t + m])
-            count_bins(tile, shift, offset, bins[:m], histogram)
+            count_bins(tile, shift, lowest, bins[:m], histogram)
         sums[s], ends[s, 0], ends[s, 1] = total, low, high
         longest, pending = max(longest, length), pending + 1
         if pending == _SEQUENCES:
@@ -139,7 +209,7 @@ def path_pass(  # type: ignore[no-untyped-def]
     """Walk every path: prefix weights, and where the running sum of chi2 exceeds each budget.
 
     Sets ``residual`` to the sums of ``(W_{t-1} - 1)^2 chi2`` and adds to ``crossed`` and to the
-    pairs ``stopped`` (4, 2, budgets) of weight, its square, tail and its square.
+    four pairs ``stopped`` of weight, its square, tail and its square, by budget.
     """
     before, square = np.empty(TILE), np.empty(TILE)
     weights, spent_before = np.empty(budgets.size), np.empty(budgets.size)
@@ -163,10 +233,8 @@ def path_pass(  # type: ignore[no-untyped-def]
         for j in range(hit):
             tail = max(spent - spent_before[j], 0.0)
             crossed[j] += 1
-            add_compensated(stopped[0], j, weights[j])
-            add_compensated(stopped[1], j, weights[j] * weights[j])
-            add_compensated(stopped[2], j, tail)
-            add_compensated(stopped[3], j, tail * tail)
+            for k, value in enumerate((weights[j], weights[j] ** 2, tail, tail**2)):
+                add_compensated(stopped[k][0], stopped[k][1], j, value)
 
 
 @njit(**EXACT)
@@ -187,7 +255,7 @@ def excess_pass(kl, chi2):  # type: ignore[no-untyped-def]
 
 @njit(**EXACT)
 def _improve(tile, start, best, place):  # type: ignore[no-untyped-def]
-    _, _, high = sum_and_range(tile)
+    high = largest(tile)
     if high > best:
         best = high
         for i in range(tile.size):
@@ -219,39 +287,3 @@ def quotient_pass(above, below, tiny):  # type: ignore[no-untyped-def]
         set_quotient(above[t : t + tile.size], below[t : t + tile.size], tiny, tile)
         best, place = _improve(tile, t, best, place)
     return place, best
-
-
-@njit(**EXACT)
-def _add_moments(pair, first, n, sx, sy, xx, yy, xy):  # type: ignore[no-untyped-def]
-    add_compensated(pair, first, n)
-    add_compensated(pair, first + 1, sx)
-    add_compensated(pair, first + 2, sy)
-    add_compensated(pair, first + 3, xx)
-    add_compensated(pair, first + 4, yy)
-    add_compensated(pair, first + 5, xy)
-
-
-@njit(**EXACT)
-def moments_pass(rollout, train, offsets, lags, offset):  # type: ignore[no-untyped-def]
-    """Moments of pairs of log-probabilities at lags -1, 0, 1 within sequences.
-
-    Adds to the pairs ``lags`` (2, 18): count, sums of the rollout and training values, their
-    squares and their products at each lag; and to ``offset`` (2, 2): log rho and its square.
-    """
-    for s in range(offsets.size - 1):
-        x, y = rollout[offsets[s] : offsets[s + 1]], train[offsets[s] : offsets[s + 1]]
-        n = x.size
-        if n == 0:
-            continue
-        sx, sy, xx, yy, xy, dd = sums_of_pairs(x, y)
-        add_compensated(offset, 0, sy - sx)
-        add_compensated(offset, 1, dd)
-        _add_moments(lags, 6, n, sx, sy, xx, yy, xy)
-        if n == 1:
-            continue
-        # Lag 1 pairs x[:-1] with y[1:], lag -1 the other way round.
-        a, b, c, d = x[0], x[n - 1], y[0], y[n - 1]
-        xy = dot(x[1:], y[:-1])
-        _add_moments(lags, 0, n - 1, sx - a, sy - d, xx - a * a, yy - d * d, xy)
-        xy = dot(x[:-1], y[1:])
-        _add_moments(lags, 12, n - 1, sx - b, sy - c, xx - b * b, yy - c * c, xy)

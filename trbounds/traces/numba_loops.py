@@ -26,21 +26,31 @@ __all__ = [
     "add_with_square",
     "count_bins",
     "count_zeros",
+    "count_zeros_beside",
     "dot",
     "flush_into",
+    "from_bits",
+    "largest",
     "largest_prefix",
+    "magnitude",
     "raise_to_abs",
+    "range_of_sizes",
     "set_excess_over_root",
     "set_log_ratio",
     "set_quotient",
     "set_ratio",
     "set_weight_residual",
-    "sum_and_range",
-    "sums_of_pairs",
+    "squares_of_pairs",
+    "sum_values",
     "sums_of_ratio",
 ]
 
 SUM: dict[str, Any] = {**COMMON, "fastmath": {"contract", "reassoc", "nsz", "nnan"}}
+
+# Largest and smallest values are taken of the bits of floats, as whole numbers: the compiler makes
+# vector instructions of that, and of comparisons of floats it does not.
+_WITHOUT_SIGN = np.int64(0x7FFFFFFFFFFFFFFF)
+_INFINITY = np.int64(0x7FF0000000000000)
 
 
 @njit(**EXACT)
@@ -69,14 +79,25 @@ def set_weight_residual(before, out):  # type: ignore[no-untyped-def]
         out[i] = excess * excess
 
 
+@njit(**EXACT)
+def magnitude(value):  # type: ignore[no-untyped-def]
+    """Return the bits of the absolute value: whole numbers in the order of the values."""
+    return np.float64(value).view(np.int64) & _WITHOUT_SIGN
+
+
+@njit(**EXACT)
+def from_bits(bits):  # type: ignore[no-untyped-def]
+    """Return the float64 with these bits."""
+    return np.int64(bits).view(np.float64)
+
+
 @njit(**SUM)
 def sums_of_ratio(x, ratio, k3, rollout, row, sums):  # type: ignore[no-untyped-def]
     """Add to the sums of a sequence: log rho, rho - 1, its absolute value and square, k3, log mu.
 
-    Return the sums of log rho and of |log rho|, the largest and smallest |log rho| and the
-    smallest k3.
+    Return the sums of log rho and of |log rho|.
     """
-    s0, s1, s2, s3, s4, s5 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    s0, s1, s2, s3, s4, s5, size = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(x.size):
         e = ratio[i]
         s0 += x[i]
@@ -85,20 +106,25 @@ def sums_of_ratio(x, ratio, k3, rollout, row, sums):  # type: ignore[no-untyped-
         s3 += e * e
         s4 += k3[i]
         s5 += rollout[i]
+        size += abs(x[i])
     sums[row, 0] += s0
     sums[row, 1] += s1
     sums[row, 2] += s2
     sums[row, 3] += s3
     sums[row, 4] += s4
     sums[row, 5] += s5
-    size, top, low, least = 0.0, 0.0, np.inf, np.inf
-    for i in range(x.size):
-        a = abs(x[i])
-        size += a
-        top = max(top, a)
-        low = min(low, a)
-        least = min(least, k3[i])
-    return s0, size, top, low, least
+    return s0, size
+
+
+@njit(**EXACT)
+def range_of_sizes(values):  # type: ignore[no-untyped-def]
+    """Return the smallest and the largest absolute value; infinity and 0 without values."""
+    low, high = _INFINITY, 0
+    for i in range(values.size):
+        bits = magnitude(values[i])
+        low = min(low, bits)
+        high = max(high, bits)
+    return from_bits(low), from_bits(high)
 
 
 @njit(**EXACT)
@@ -117,6 +143,15 @@ def count_zeros(values):  # type: ignore[no-untyped-def]
     count = 0
     for i in range(values.size):
         count += values[i] == 0.0
+    return count
+
+
+@njit(**SUM)
+def count_zeros_beside(values, others, limit):  # type: ignore[no-untyped-def]
+    """Count the zeros where the other value is below a limit."""
+    count = 0
+    for i in range(values.size):
+        count += (values[i] == 0.0) & (others[i] < limit)
     return count
 
 
@@ -159,14 +194,23 @@ def raise_to_abs(values, into):  # type: ignore[no-untyped-def]
 
 
 @njit(**SUM)
-def sum_and_range(values):  # type: ignore[no-untyped-def]
-    """Return the sum, the smallest and the largest."""
-    total, low, high = 0.0, np.inf, -np.inf
+def sum_values(values):  # type: ignore[no-untyped-def]
+    """Return the sum."""
+    found = 0.0
     for i in range(values.size):
-        total += values[i]
-        low = min(low, values[i])
-        high = max(high, values[i])
-    return total, low, high
+        found += values[i]
+    return found
+
+
+@njit(**EXACT)
+def largest(values):  # type: ignore[no-untyped-def]
+    """Return the largest value, of either sign."""
+    top = ~_WITHOUT_SIGN
+    for i in range(values.size):
+        bits = np.float64(values[i]).view(np.int64)
+        # With the bits of negative values turned round, whole numbers are in the same order.
+        top = max(top, bits ^ ((bits >> 63) & _WITHOUT_SIGN))
+    return from_bits(top ^ ((top >> 63) & _WITHOUT_SIGN))
 
 
 @njit(**EXACT)
@@ -174,10 +218,10 @@ def count_bins(values, shift, offset, bins, counts):  # type: ignore[no-untyped-
     """Count absolute values in the bins that the leading bits of a float64 name."""
     last = counts.size - 1
     for i in range(values.size):
-        bits = np.float64(abs(values[i])).view(np.int64)
-        bins[i] = min(max((bits >> shift) - offset, 0), last)
+        bins[i] = min(max((magnitude(values[i]) >> shift) - offset, 0), last)
     for i in range(values.size):
-        counts[bins[i]] += 1
+        # Of an unsigned index the compiler need not ask whether it counts from the end.
+        counts[np.uint64(bins[i])] += 1
 
 
 @njit(**EXACT)
@@ -193,13 +237,13 @@ def flush_into(tile, high, low, size):  # type: ignore[no-untyped-def]
 
 
 @njit(**EXACT)
-def add_compensated(pair, j, value):  # type: ignore[no-untyped-def]
-    """Add to entry j of a pair of sum and rounding error (two-sum)."""
-    high = pair[0, j]
-    total = high + value
-    rounded = total - high
-    pair[1, j] += (high - (total - rounded)) + (value - rounded)
-    pair[0, j] = total
+def add_compensated(high, low, j, value):  # type: ignore[no-untyped-def]
+    """Add to entry j of a sum and its rounding error (two-sum)."""
+    before = high[j]
+    after = before + value
+    rounded = after - before
+    low[j] += (before - (after - rounded)) + (value - rounded)
+    high[j] = after
 
 
 @njit(**SUM)
@@ -226,15 +270,13 @@ def set_quotient(above, below, tiny, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**SUM)
-def sums_of_pairs(x, y):  # type: ignore[no-untyped-def]
-    """Return the sums of x, y, x^2, y^2, x y and (y - x)^2."""
-    sx, sy, xx, yy, xy, dd = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+def squares_of_pairs(x, y):  # type: ignore[no-untyped-def]
+    """Return the sums of x^2, y^2, x y and (y - x)^2."""
+    xx, yy, xy, dd = 0.0, 0.0, 0.0, 0.0
     for i in range(x.size):
         a, b = x[i], y[i]
-        sx += a
-        sy += b
         xx += a * a
         yy += b * b
         xy += a * b
         dd += (b - a) * (b - a)
-    return sx, sy, xx, yy, xy, dd
+    return xx, yy, xy, dd

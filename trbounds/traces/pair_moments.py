@@ -81,6 +81,16 @@ class PairMoments:
             out.add_masked(block, block.mask)
         return out
 
+    @property
+    def sums(self) -> tuple[Floats, Floats]:
+        """Sums by lag and kind, lag by lag, to add to in place."""
+        return self._pairs.high, self._pairs.low
+
+    @property
+    def offset(self) -> tuple[Floats, Floats]:
+        """Sums of log rho and of its square, to add to in place."""
+        return self._offset.high, self._offset.low
+
     def add_masked(self, block: TraceBatch, mask: NDArray[np.bool_]) -> None:
         """Look at the masked tokens of a block; once, before anything is absorbed."""
         rollout, train = block.rollout_logprobs, block.train_logprobs

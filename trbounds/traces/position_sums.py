@@ -63,7 +63,7 @@ class PositionSums:
             If the quantity is unknown or there is no sequence.
         """
         self._check(name, _MEANS)
-        self._grow(self.T)
+        self._sums[name].grow(self.T)
         return self._sums[name].value / self.n_sequences
 
     def standard_error(self, name: str) -> Floats:
@@ -78,6 +78,7 @@ class PositionSums:
             return np.full(self.T, np.nan)
         source = _SQUARE_OF.get(name)
         squares = self._sums[source] if source else self._squares[name]
+        squares.grow(self.T)
         variance = squares.value / n - self.mean(name) ** 2
         return np.sqrt(np.maximum(variance, 0.0) / (n - 1))
 
@@ -90,8 +91,7 @@ class PositionSums:
             If the quantity is unknown.
         """
         self._check(name, _MAXIMA)
-        self._grow(self.T)
-        return self._maxima[name]
+        return self.maxima(name)
 
     @classmethod
     def of(cls, terms: TokenTerms) -> PositionSums:
@@ -122,11 +122,26 @@ class PositionSums:
         out._maxima.update(zip(maxima, tops, strict=True))
         return out
 
+    def count(self, lengths: NDArray[np.int64]) -> None:
+        """Count sequences of these lengths, whose values are added by the caller."""
+        self._count(lengths.size, _alive(lengths))
+
+    def sums(self, name: str) -> tuple[Floats, Floats]:
+        """Return the sums of a quantity and their rounding errors, to add to in place."""
+        return self._sums[name].pair(self.T)
+
+    def squares(self, name: str) -> tuple[Floats, Floats]:
+        """Return the sums of squares of a quantity, as :meth:`sums`."""
+        return self._squares[name].pair(self.T)
+
+    def maxima(self, name: str) -> Floats:
+        """Return the largest values of a quantity, to raise in place."""
+        self._maxima[name] = np.asarray(grow(self._maxima[name], self.T), dtype=np.float64)
+        return self._maxima[name]
+
     def absorb(self, other: PositionSums) -> None:
         """Add another in place."""
-        self.n_sequences += other.n_sequences
-        self.alive = np.asarray(grow(self.alive, other.T), dtype=np.int64)
-        self.alive[: other.T] += other.alive
+        self._count(other.n_sequences, other.alive)
         for name in _MEANS:
             self._sums[name].absorb(other._sums[name])
         for name in _SQUARED:
@@ -144,7 +159,7 @@ class PositionSums:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything as named arrays."""
-        self._grow(self.T)
+        self._grow()
         out: dict[str, NDArray[Any]] = {
             "n_sequences": np.array([self.n_sequences]),
             "alive": self.alive,
@@ -170,12 +185,16 @@ class PositionSums:
             out._maxima[name] = state.get(f"max_{name}", out._maxima[name])
         return out
 
-    def _grow(self, size: int) -> None:
-        self.alive = np.asarray(grow(self.alive, size), dtype=np.int64)
+    def _count(self, n_sequences: int, alive: NDArray[np.int64]) -> None:
+        self.n_sequences += n_sequences
+        self.alive = np.asarray(grow(self.alive, alive.size), dtype=np.int64)
+        self.alive[: alive.size] += alive
+
+    def _grow(self) -> None:
         for total in (*self._sums.values(), *self._squares.values()):
-            total.grow(size)
+            total.grow(self.T)
         for name in _MAXIMA:
-            self._maxima[name] = np.asarray(grow(self._maxima[name], size), dtype=np.float64)
+            self.maxima(name)
 
     def _check(self, name: str, known: tuple[str, ...]) -> None:
         if name not in known:
@@ -184,17 +203,20 @@ class PositionSums:
             raise InputError("the summary holds no sequence")
 
 
+def _alive(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the sequences that reach each position."""
+    return lengths.size - np.cumsum(np.bincount(lengths, minlength=1))[:-1]
+
+
 def _by_sequence(
     rows: list[Floats], maxima: list[Floats], offsets: NDArray[np.int64]
 ) -> tuple[list[Floats], list[Floats], NDArray[np.int64]]:
     """Add sequence after sequence: a few calls for each, which long ones are worth."""
-    lengths = np.diff(offsets)
-    T = int(lengths.max())
-    alive = lengths.size - np.cumsum(np.bincount(lengths))[:-1]
+    alive = _alive(np.diff(offsets))
     cuts = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
 
     def over(ufunc: np.ufunc, values: Floats) -> Floats:
-        total = np.zeros(T)
+        total = np.zeros(alive.size)
         for start, stop in cuts:
             part = total[: stop - start]
             ufunc(part, values[start:stop], out=part)
@@ -224,7 +246,7 @@ def _position_major(
     n_tokens = int(offsets[-1])
     rank = np.empty_like(lengths)
     rank[np.argsort(-lengths, kind="stable")] = np.arange(lengths.size)
-    alive = lengths.size - np.cumsum(np.bincount(lengths))[:-1]
+    alive = _alive(lengths)
     starts = np.concatenate([[0], np.cumsum(alive)[:-1]])
     tokens = np.arange(n_tokens, dtype=np.int64)
     place = starts.take(tokens - np.repeat(offsets[:-1], lengths))

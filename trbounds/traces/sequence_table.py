@@ -66,6 +66,10 @@ NO_GROUP = int(np.iinfo(np.int64).min)
 """``group`` of a sequence that names no prompt: it is a group of its own."""
 
 
+_LOOSE = 16
+"""Chunks that are joined at a time: joining takes as long as reading a small batch."""
+
+
 class SequenceTable:
     """A table of sequences as a set of columns, appended to in chunks.
 
@@ -75,6 +79,7 @@ class SequenceTable:
 
     def __init__(self, chunks: list[dict[str, NDArray[Any]]] | None = None) -> None:
         self._chunks = [] if chunks is None else chunks
+        self._loose = 0  # how many of the last chunks have not been joined yet
 
     def __len__(self) -> int:
         return sum(chunk["file"].size for chunk in self._chunks)
@@ -142,6 +147,11 @@ class SequenceTable:
         """Append the rows of another, its file ``i`` becoming ``file_index[i]``."""
         for chunk in other._chunks:
             self._chunks.append({**chunk, "file": file_index[chunk["file"]]})
+        self._loose += len(other._chunks)
+        if self._loose < _LOOSE:
+            return
+        self._chunks[-self._loose :] = [_concatenate(self._chunks[-self._loose :])]
+        self._loose = 0
         # Joining equals with equals copies each row a logarithmic number of times.
         while len(self._chunks) > 1 and self._size(-1) * 2 >= self._size(-2):
             self._chunks[-2:] = [_concatenate(self._chunks[-2:])]
@@ -172,6 +182,7 @@ class SequenceTable:
     def _join(self) -> None:
         if len(self._chunks) != 1:
             self._chunks = [_concatenate(self._chunks)]
+        self._loose = 0
 
 
 def _concatenate(chunks: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

@@ -57,6 +57,11 @@ class StoppedSums:
         """Standard error of :attr:`stop_tail`."""
         return self._standard_error("tail")
 
+    @property
+    def sums(self) -> tuple[tuple[Floats, Floats], ...]:
+        """The sums of weight, its square, tail and its square, to add to in place."""
+        return tuple(total.pair(BUDGETS.size) for total in self._sums.values())
+
     @classmethod
     def of(cls, terms: TokenTerms) -> StoppedSums:
         """Sum a block; nothing is added where chi2 is not logged."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -46,9 +44,6 @@ _MAX_SKIPPED = 1_000
 
 _OPTIONAL = ("kl", "tv", "chi2", "entropy", "advantages", "weight_version")
 _OPTIONAL_SEQUENCE = ("reward", "prompt_id", "group_id", "step", "finished", "accepted")
-
-_CERTAIN = -0.1
-"""A log-probability of 0 under one policy is a filler if the other's is below this."""
 
 COUNTS = {
     "tokens": "tokens that count",
@@ -149,37 +144,49 @@ class TraceSummary:
         MissingDependency
             If numba is asked for and absent.
         """
-        compiled = uses_numba(kernel, batch.n_tokens)
-        cores = _usable_cores()
-        size = max(-(-batch.n_tokens // cores), _THREAD_TOKENS) if compiled else _BLOCK_TOKENS
-        work = partial(cls._of_block, reward_range=reward_range, compiled=compiled)
-        blocks = batch.slices(size)
-        parts: Iterable[TraceSummary] = map(work, blocks)
-        if compiled and batch.n_tokens > size:
-            with ThreadPoolExecutor(cores) as pool:
-                parts = list(pool.map(work, blocks))
-        out = None
-        for part in parts:
-            if out is None:
-                out = part
-            else:
-                out.absorb(part)
-        return cls(reward_range=reward_range) if out is None else out
-
-    @classmethod
-    def _of_block(
-        cls, block: TraceBatch, *, reward_range: tuple[float, float], compiled: bool
-    ) -> TraceSummary:
         out = cls(reward_range=reward_range)
-        batch = block.counted()
-        out._files = [block.file]
-        parts = BlockParts.of(batch, block) if compiled else _numpy_parts(batch, block)
-        out._table, out.positions, out.stopped, out.extremes, out.histograms, out.pairs = parts[:6]
-        out.counts = _count(parts[6], batch, block)
-        names = (*_OPTIONAL, *_OPTIONAL_SEQUENCE)
-        out.present = frozenset(name for name in names if getattr(block, name) is not None)
-        out.seen = out.present
+        out.add(batch, kernel=kernel)
         return out
+
+    def add(self, batch: TraceBatch, *, kernel: Kernel = "auto") -> None:
+        """Add one validated batch in place; see :meth:`of`.
+
+        Raises
+        ------
+        InputError
+            If `kernel` is unknown.
+        MissingDependency
+            If numba is asked for and absent.
+        """
+        compiled = uses_numba(kernel, batch.n_tokens)
+        cores = _usable_cores() if compiled else 1
+        if cores == 1 or batch.n_tokens < 2 * _THREAD_TOKENS:
+            for block in batch.slices(batch.n_tokens if compiled else _BLOCK_TOKENS):
+                self._add_block(block, compiled=compiled)
+            return
+        # With room for one more sequence, so that the last cut leaves nothing over.
+        share = max(-(-batch.n_tokens // cores), _THREAD_TOKENS) + int(batch.lengths.max())
+
+        def summarise(block: TraceBatch) -> TraceSummary:
+            out = TraceSummary(reward_range=self.reward_range)
+            out._add_block(block, compiled=True)
+            return out
+
+        with ThreadPoolExecutor(cores) as pool:
+            for part in pool.map(summarise, batch.slices(share)):
+                self.absorb(part)
+
+    def _add_block(self, block: TraceBatch, *, compiled: bool) -> None:
+        batch = block.counted()
+        parts = BlockParts(self.positions, self.stopped, self.extremes, self.histograms, self.pairs)
+        table, counts = (
+            parts.add_compiled(batch, block) if compiled else _add_with_numpy(parts, batch, block)
+        )
+        self._table.absorb(table, self._file_index([block.file]))
+        self.counts.update(_count(counts, batch, block))
+        names = (*_OPTIONAL, *_OPTIONAL_SEQUENCE)
+        self._note_fields(frozenset(name for name in names if getattr(block, name) is not None))
+        self._sorted = False
 
     def merge(self, other: TraceSummary) -> TraceSummary:
         """Return the summary of both traces together.
@@ -279,13 +286,7 @@ class TraceSummary:
                 "parts",
                 field="reward_range",
             )
-        known = {file: index for index, file in enumerate(self._files)}
-        for file in other._files:
-            if file not in known:
-                known[file] = len(known)
-                self._files.append(file)
-        index = np.array([known[file] for file in other._files], dtype=np.int32)
-        self._table.absorb(other._table, index)
+        self._table.absorb(other._table, self._file_index(other._files))
         self.positions.absorb(other.positions)
         self.stopped.absorb(other.stopped)
         self.extremes.absorb(other.extremes)
@@ -294,7 +295,7 @@ class TraceSummary:
             self.histograms.setdefault(name, Histogram()).absorb(histogram)
         self.counts.update(other.counts)
         if other.present is not None:
-            self.present = other.present if self.present is None else self.present & other.present
+            self._note_fields(other.present)
         self.seen |= other.seen
         if other.partial is not None:
             self.partial = (
@@ -303,6 +304,19 @@ class TraceSummary:
         if other._skipped:
             self._skipped = _first_skipped(self._skipped | other._skipped)
         self._sorted = False
+
+    def _file_index(self, files: list[str]) -> NDArray[np.int32]:
+        """Return the numbers of files, appending those that are new."""
+        known = {file: index for index, file in enumerate(self._files)}
+        for file in files:
+            if file not in known:
+                known[file] = len(known)
+                self._files.append(file)
+        return np.array([known[file] for file in files], dtype=np.int32)
+
+    def _note_fields(self, present: frozenset[str]) -> None:
+        self.present = present if self.present is None else self.present & present
+        self.seen |= present
 
     def _sort(self) -> None:
         if self._sorted:
@@ -338,17 +352,17 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _numpy_parts(batch: TraceBatch, block: TraceBatch) -> BlockParts:
+def _add_with_numpy(
+    parts: BlockParts, batch: TraceBatch, block: TraceBatch
+) -> tuple[SequenceTable, TokenCounts]:
     terms = TokenTerms.of(batch)
-    return BlockParts(
-        SequenceTable.of(terms),
-        PositionSums.of(terms),
-        StoppedSums.of(terms),
-        Extremes.of(terms),
-        token_histograms(terms),
-        PairMoments.of(terms, block),
-        TokenCounts.of(terms),
-    )
+    parts.positions.absorb(PositionSums.of(terms))
+    parts.stopped.absorb(StoppedSums.of(terms))
+    parts.extremes.absorb(Extremes.of(terms))
+    for name, histogram in token_histograms(terms).items():
+        parts.histograms.setdefault(name, Histogram()).absorb(histogram)
+    parts.pairs.absorb(PairMoments.of(terms, block))
+    return SequenceTable.of(terms), TokenCounts.of(terms)
 
 
 def _count(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Counter[str]:
@@ -359,12 +373,6 @@ def _count(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Counter
         "finished": 0 if batch.finished is None else np.count_nonzero(batch.finished),
         "empty_sequences": np.count_nonzero(batch.lengths == 0),
     }
-    for side, other in (("rollout", "train"), ("train", "rollout")):
-        if counts[f"zero_{side}_logprobs"]:
-            zero = getattr(batch, f"{side}_logprobs") == 0.0
-            counts[f"zero_filled_{side}"] = np.count_nonzero(
-                zero & (getattr(batch, f"{other}_logprobs") < _CERTAIN)
-            )
     if block.mask is not None:
         scored = reduce_segments(np.add, block.rollout_logprobs < 0.0, block.offsets) > 0
         counts["rejected_sequences"] = np.count_nonzero(scored & (batch.lengths == 0))
