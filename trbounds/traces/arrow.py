@@ -24,6 +24,13 @@ _INTEGERS = ("step", "top_k")
 _BOOLEANS = ("finished", "accepted")
 _IDENTIFIERS = ("seq_id", "prompt_id", "group_id")
 
+# By name, because pyarrow before 16 has neither views nor functions that recognise them. Bytes
+# count as strings where they are UTF-8: some writers store strings so.
+_STRING_VIEWS = frozenset({"string_view", "binary_view"})
+_STRINGS = _STRING_VIEWS | {"string", "large_string", "binary", "large_binary"}
+_LIST_VIEWS = frozenset({"list_view", "large_list_view"})
+_LISTS = _LIST_VIEWS | {"list", "large_list", "fixed_size_list"}
+
 
 def import_pyarrow(purpose: str) -> Any:
     """Import pyarrow, or say how to install it.
@@ -53,32 +60,37 @@ def columns_from_arrow(arrays: Mapping[str, Any], *, file: str) -> ArrowColumns:
     Parameters
     ----------
     arrays : mapping of str to pyarrow.Array
-        Canonical columns: lists (list, large_list, fixed_size_list; of any number type, also
-        dictionary-encoded) and scalars. Columns of Arrow's null type count as absent.
+        Canonical columns: lists (list, large_list, their views, fixed_size_list; of any number
+        type), numbers, booleans, and strings or UTF-8 bytes of any layout; all but lists also
+        dictionary-encoded, as may be the numbers of a list. Columns of Arrow's null type count as
+        absent.
     file : str
         For messages.
 
     Raises
     ------
     InputError
-        If a column has a type that cannot hold its field.
+        If a column has a type that cannot hold its field, or a string of more than 64 KiB.
     """
     columns: dict[str, Ragged | NDArray[Any]] = {}
     missing: dict[str, NDArray[np.bool_]] = {}
     pa = import_pyarrow("Reading traces")
     for column, raw in arrays.items():
         name = ALIASES.get(column, column)
-        array = raw.dictionary_decode() if pa.types.is_dictionary(raw.type) else raw
-        if pa.types.is_null(array.type):
-            continue
-        if array.null_count:
-            missing[name] = np.asarray(array.is_null().to_numpy(zero_copy_only=False))
         try:
+            array = _decoded(pa, raw)
+            if pa.types.is_null(array.type):
+                continue
+            if array.null_count:
+                missing[name] = np.asarray(array.is_null().to_numpy(zero_copy_only=False))
             columns[name] = _convert(pa, name, array)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-            expected = _expected_type(name)
+            # The type says all, unless it is a value that does not fit.
+            reason = (
+                f" ({str(error).splitlines()[0]})" if isinstance(error, pa.ArrowInvalid) else ""
+            )
             raise InputError(
-                f"found type {raw.type}, expected {expected} ({str(error).splitlines()[0]})",
+                f"found type {raw.type}, expected {_expected_type(name)}{reason}",
                 file=file,
                 field=column,
             ) from None
@@ -105,71 +117,102 @@ def _expected_type(name: str) -> str:
     return "a list of numbers"
 
 
+def _decoded(pa: Any, raw: Any) -> Any:
+    """Return the array without dictionary; strings are checked before each row has its own."""
+    if not pa.types.is_dictionary(raw.type):
+        _check_lengths(pa, raw)
+        return raw
+    _check_lengths(pa, raw.dictionary)
+    return raw.dictionary_decode()
+
+
 def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
     if name in _NUMBERS:
         return _numbers(pa, array)
-    if name in _INTEGERS or (name == "weight_version" and not _is_list(pa, array.type)):
-        return np.asarray(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
-    if name in _IDENTIFIERS:
-        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            _check_lengths(pa, array)
-            return np.asarray(array.to_numpy(zero_copy_only=False), dtype=object)
-        return np.asarray(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
     if name in _BOOLEANS:
         if not pa.types.is_boolean(array.type):
-            raise pa.ArrowTypeError("not a boolean")
+            raise pa.ArrowTypeError
         return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False))
-    if name == "logprobs_mode":
-        if pa.types.is_fixed_size_binary(array.type):
-            # Its width is what the schema says, for every row.
-            raise pa.ArrowTypeError("not strings")
-        array = array.cast(pa.string())
-        _check_lengths(pa, array)
-        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=object)
+    if name == "logprobs_mode" or (name in _IDENTIFIERS and str(array.type) in _STRINGS):
+        return _strings(pa, array)
+    one_of_a_record = name == "weight_version" and not _is_list(array.type)
+    if name in _INTEGERS or name in _IDENTIFIERS or one_of_a_record:
+        return _whole_numbers(pa, array)
     return _ragged(pa, array)
 
 
-def _check_lengths(pa: Any, strings: Any) -> None:
+def _check_lengths(pa: Any, array: Any) -> None:
+    """Refuse strings that are too long, without a copy of them; arrays of other types pass."""
     import pyarrow.compute as pc
 
-    longest = pc.max(pc.binary_length(strings)).as_py() or 0
+    if str(array.type) not in _STRINGS or not len(array):
+        return
+    if str(array.type) in _STRING_VIEWS:
+        # A view is 16 bytes, of which the first four are the length; of a null they are anything.
+        views = np.frombuffer(array.buffers()[1], np.int32, 4 * (array.offset + len(array)))
+        lengths = views[4 * array.offset :: 4]
+        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        longest = int(lengths.max(initial=0, where=valid))
+    else:
+        longest = pc.max(pc.binary_length(array)).as_py() or 0
     if longest > MAX_STRING_BYTES:
         raise pa.ArrowInvalid(f"one of {longest} bytes, the limit is {MAX_STRING_BYTES}")
 
 
-def _is_list(pa: Any, kind: Any) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
+def _strings(pa: Any, array: Any) -> NDArray[Any]:
+    if str(array.type) not in _STRINGS:
+        raise pa.ArrowTypeError
+    strings = array.cast(pa.large_string())
+    return np.asarray(strings.to_numpy(zero_copy_only=False), dtype=object)
+
+
+def _is_list(kind: Any) -> bool:
+    return _layout(kind) in _LISTS
+
+
+def _layout(kind: Any) -> str:
+    """Return the name of a type without that of its values."""
+    return str(kind).partition("<")[0]
 
 
 def _ragged(pa: Any, array: Any) -> Ragged:
-    if not _is_list(pa, array.type):
-        raise pa.ArrowTypeError("not a list")
+    if not _is_list(array.type):
+        raise pa.ArrowTypeError
     if pa.types.is_fixed_size_list(array.type):
         array = array.cast(pa.large_list(array.type.value_type))
-    offsets = array.offsets.to_numpy().astype(np.int64)
-    values = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-    if array.null_count:
-        # A null list may still own values: flatten() leaves them out, offsets do not.
+    if array.null_count or _layout(array.type) in _LIST_VIEWS:
+        # A null list may still own values, and views lie in any order: flatten() sees to both,
+        # offsets do not. Not cast(), which in pyarrow 26 makes corrupt lists of views.
         values = array.flatten()
         lengths = array.value_lengths().fill_null(0).to_numpy().astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    else:
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        values = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
     return Ragged(offsets - offsets[0], _numbers(pa, values))
 
 
-def _numbers(pa: Any, array: Any) -> NDArray[np.float64]:
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    kind = array.type
-    if not (
+def _is_number(pa: Any, kind: Any) -> bool:
+    return bool(
         pa.types.is_floating(kind)
         or pa.types.is_integer(kind)
         or pa.types.is_boolean(kind)
         or pa.types.is_decimal(kind)
         or pa.types.is_null(kind)
-    ):
-        raise pa.ArrowTypeError("not numbers")
-    if not pa.types.is_float64(kind):
+    )
+
+
+def _numbers(pa: Any, array: Any) -> NDArray[np.float64]:
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if not _is_number(pa, array.type):
+        raise pa.ArrowTypeError
+    if not pa.types.is_float64(array.type):
         array = array.cast(pa.float64())
     return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def _whole_numbers(pa: Any, array: Any) -> NDArray[np.int64]:
+    if not _is_number(pa, array.type):
+        raise pa.ArrowTypeError
+    return np.asarray(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
