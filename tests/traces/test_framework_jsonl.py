@@ -192,6 +192,48 @@ def test_nemo_bad_record(tmp_path, changes, field, problem):
     assert [(error.record, error.field) for error in skipped] == [(1, field)]
 
 
+def test_nemo_rewards_under_dynamic_sampling_are_those_of_the_sequences(tmp_path):
+    """Held against NeMo-RL 0.7.0 and 7ea279a: ``rewards`` is not aligned with the other fields.
+
+    With dynamic sampling a batch is filled with the sequences of prompts whose rewards differ.
+    ``filtered_rewards`` belongs to them; ``rewards`` is that of all sequences that were sampled, in
+    the order of sampling, cut to the size of the batch.
+    """
+    sampled = [0.0, 0.0, 0.0, 0.0, 1.0, 0.5]
+    kept = [4, 5, 3]
+    rows = [
+        {**row, "rewards": [sampled[i]], "filtered_rewards": [sampled[kept[i]]]}
+        for i, row in enumerate(NEMO)
+    ]
+    path = write(tmp_path / "train_data_step1.jsonl", rows)
+    assert only(path).reward.tolist() == [1.0, 0.5, 0.0]
+    write(path, changed(rows, 1, filtered_rewards=[2.0]))
+    with pytest.raises(InputError, match="expected a number in"):
+        list(open_trace(path))
+    skipped = []
+    assert only(path, on_error="skip", on_skip=skipped.append).n_sequences == 2
+    assert skipped[0].field == "filtered_rewards"
+
+
+@pytest.mark.parametrize(
+    ("absent", "field", "reason"),
+    [
+        (("token_loss_mask", "token_ids", "sample_loss_mask", "advantages"), "token_loss_mask",
+         "before 0.6"),
+        (("generation_logprobs", "prev_logprobs", "token_loss_mask"), "generation_logprobs",
+         "distillation"),
+        (("prev_logprobs",), "prev_logprobs", "no line has it"),
+    ],
+)  # fmt: skip
+def test_nemo_files_without_what_is_needed_say_why(tmp_path, absent, field, reason):
+    """NeMo-RL 0.3 to 0.5 wrote no masks; its distillation writes texts and lengths alone."""
+    rows = [{name: row[name] for name in row if name not in absent} for row in NEMO]
+    path = write(tmp_path / "train_data_step1.jsonl", rows)
+    with pytest.raises(InputError, match=reason) as caught:
+        list(open_trace(path))
+    assert (caught.value.field, caught.value.record) == (field, None)
+
+
 # ---- prime-rl
 
 
@@ -242,6 +284,77 @@ def test_prime_bad_record(tmp_path, changes, field, problem):
     assert (error.file, error.record, error.field) == (str(path), 1, field)
     assert problem in error.problem
     assert only(path, on_error="skip").record_numbers.tolist() == [0, 2]
+
+
+def with_weights(line, rl=None, ce=None, ref=None):
+    """Add the weight streams, by token; None for a stream that the batch does not have."""
+    n = len(line["token_ids"])
+    streams = {"rl_weights": rl, "ce_weights": ce, "ref_kl_weights": ref}
+    return {**line, **{name: values or [None] * n for name, values in streams.items()}}
+
+
+@pytest.mark.parametrize(
+    ("rl", "ce", "ref", "counted"),
+    [
+        (None, None, None, [3, 4, 5, 6]),
+        # Echo: observations in the prompt have a cross-entropy loss; actions are sampled.
+        (None, [0, 1, 1, 0, 0, 0, 0], None, [3, 4, 5, 6]),
+        # Tokens of a frozen model among those of the policy.
+        ([0, 0, 0, 0, 1, 0, 1], [0, 0, 0, 1, 0, 1, 0], None, [4, 6]),
+        ([0] * 7, [0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0.5], [5, 6]),
+        # Advantage 0: the weight is 0 too, but the policy sampled the token.
+        ([0, 0, 0, 0, 1, 1, 1], None, None, [3, 4, 5, 6]),
+    ],
+)
+def test_prime_tokens_of_a_frozen_model_do_not_count(tmp_path, rl, ce, ref, counted):
+    """Held against prime-rl 0.8.0 and 559b447: weights say which loss each token has.
+
+    A token whose only loss is the cross-entropy was not sampled by the policy, so that
+    ``mismatch_kl`` leaves it out; ``loss_mask`` is true there all the same.
+    """
+    path = write(tmp_path / "rank_0.jsonl", [with_weights(PRIME[0], rl, ce, ref)])
+    assert np.flatnonzero(only(path).mask).tolist() == counted
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "problem"),
+    [
+        ({"rl_weights": [0] * 5, "ce_weights": [0, 0, 0, 1, 1]}, "ce_weights", "a frozen model"),
+        ({"training_mode": "sft"}, "training_mode", "a frozen model"),
+        ({"ce_weights": 1.0}, "ce_weights", "found float, expected a list"),
+        ({"ce_weights": [1.0]}, "ce_weights", "found 1 entries, expected 5 as in loss_mask"),
+        ({"ce_weights": [0, 0, 0, "x", 0]}, "ce_weights", "found a list with str"),
+    ],
+)
+def test_prime_records_of_no_policy_are_refused(tmp_path, changes, field, problem):
+    rows = changed([with_weights(row) for row in PRIME], 1, **changes)
+    path = write(tmp_path / "rank_0.jsonl", rows)
+    with pytest.raises(InputError) as caught:
+        list(open_trace(path))
+    assert (caught.value.record, caught.value.field) == (1, field)
+    assert problem in caught.value.problem
+    assert only(path, on_error="skip").record_numbers.tolist() == [0, 2]
+
+
+def test_prime_rewards_where_they_are_logged(tmp_path):
+    """prime-rl 0.6 wrote the reward of the sequence at every token; since 0.7 it does not."""
+    rows = [
+        {**row, "rewards": [reward] * len(row["token_ids"]), "training_mode": "rl"}
+        for row, reward in zip(PRIME, (1.0, 0.0, 0.25), strict=True)
+    ]
+    path = write(tmp_path / "rank_0.jsonl", rows)
+    assert only(path).reward.tolist() == [1.0, 0.0, 0.25]
+    write(path, [{**row, "rewards": [None] * len(row["token_ids"])} for row in PRIME])
+    assert only(path).reward is None
+    write(path, changed(rows, 1, rewards=[0.0, 1.0, 0.0, 0.0, 0.0]))
+    with pytest.raises(InputError, match="one number for all tokens") as caught:
+        list(open_trace(path))
+    assert (caught.value.record, caught.value.field) == (1, "rewards")
+
+
+def test_prime_marker_files_are_no_logs(prime):
+    (prime.parent / "STABLE").touch()
+    assert only(prime.parent.parent).n_sequences == 3
 
 
 def test_prime_other_schema_is_refused_as_a_whole(tmp_path):

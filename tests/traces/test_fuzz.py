@@ -36,6 +36,7 @@ CANONICAL = {
 NEMO = {
     "content": ["text"],
     "rewards": [0.5],
+    "filtered_rewards": [0.5],
     "input_lengths": [5],
     "token_ids": [[3, 4, 5, 6, 7, 0]],
     "token_loss_mask": [[0, 1, 1, 1, 1, 0]],
@@ -54,6 +55,10 @@ PRIME = {
     "advantages": [0.1] * 4,
     "inference_logprobs": X,
     "trainer_logprobs": [None, *Y[1:]],
+    "rewards": [0.5] * 4,
+    "rl_weights": [1.0, 1.0, 1.0, 0.0],
+    "ce_weights": [0.0, 0.0, 0.0, 1.0],
+    "ref_kl_weights": [None] * 4,
 }
 
 NUMBERS = st.one_of(
@@ -151,6 +156,7 @@ def sample(writer):
         "log_probs": Y,
         "advantages": writer.Tensor(np.ones(1, np.float32), shape=(4,), stride=(0,)),
         "rewards": 0.5,
+        "rollout_position": 0,
     }
 
 
@@ -172,11 +178,10 @@ def test_slime_values(tmp_path, torch_writer, data):
     record = sample(torch_writer)
     for _ in range(data.draw(st.integers(1, 2))):
         record[data.draw(st.sampled_from(sorted(record)))] = data.draw(st.one_of(tensors, VALUES))
-    value = {"format_version": 2, "samples": [record, sample(torch_writer)]}
+    value = {"format_version": 2, "samples": [record, sample(torch_writer)], "raw_reward": [0.5]}
     if data.draw(st.integers(0, 9)) == 0:
-        value[data.draw(st.sampled_from(["format_version", "samples", "rollout_id"]))] = data.draw(
-            VALUES
-        )
+        names = ["format_version", "samples", "rollout_id", "raw_reward"]
+        value[data.draw(st.sampled_from(names))] = data.draw(VALUES)
     check(torch_writer.save(value, tmp_path / "1.pt"))
 
 

@@ -86,6 +86,49 @@ def test_lists_and_one_element_tensors(torch_writer, tmp_path):
     assert batch.reward.tolist() == [0.5, 1.0]
 
 
+def test_rewards_are_those_before_normalisation(torch_writer, tmp_path):
+    """Held against slime 624b824 (after 0.3.1): ``rewards`` is what advantages are made of.
+
+    With GRPO and its kin those are normalised in each group of a prompt. As they were given they
+    are in ``raw_reward``, of the whole batch in the order of ``rollout_position``, and since
+    12 August 2026 also in each sample.
+    """
+    given = [0.0, 1.0, 0.5, 0.25]
+    value = document(torch_writer)
+    value["raw_reward"] = given
+    for sample, position in zip(value["samples"], (3, 1), strict=True):
+        sample["rollout_position"] = position
+        sample["rewards"] = (given[position] - np.mean(given).item()) / np.std(given).item()
+    assert only(torch_writer.save(value, tmp_path / "1.pt")).reward.tolist() == [0.25, 1.0]
+    del value["raw_reward"]
+    for sample in value["samples"]:
+        sample["local_raw_reward"] = given[sample["rollout_position"]]
+    assert only(torch_writer.save(value, tmp_path / "1.pt")).reward.tolist() == [0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "position", "field", "problem"),
+    [
+        ([0.0, 1.0], None, "rollout_position", "found None, expected the place in raw_reward"),
+        ([0.0, 1.0], 2, "rollout_position", "found 2"),
+        ([0.0, 1.0], -1, "rollout_position", "found -1"),
+        ([0.0, 1.0], True, "rollout_position", "found True"),
+        ([{"score": 1.0}, 1.0], 0, "raw_reward", "found dict, expected a number"),
+        ([2.0, 1.0], 0, "raw_reward", "expected a number in [0, 1]"),
+        ({"x": 1.0}, 0, "raw_reward", "found dict, expected a list"),
+    ],
+)
+def test_bad_rewards(torch_writer, tmp_path, given, position, field, problem):
+    value = document(torch_writer)
+    value["raw_reward"] = given
+    value["samples"][0]["rollout_position"] = position
+    value["samples"][1]["rollout_position"] = 1
+    with pytest.raises(InputError) as caught:
+        list(open_trace(torch_writer.save(value, tmp_path / "1.pt")))
+    assert caught.value.field == field
+    assert problem in caught.value.problem
+
+
 @pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16"])
 def test_kinds_of_floats(torch_writer, tmp_path, kind):
     exact = np.array([-1.0, -2.5, -0.15625], np.float32)  # in all four kinds
@@ -175,6 +218,8 @@ def test_matrices_are_refused(torch_writer, tmp_path, shape):
     [
         ([1, 2], "no slime train data"),
         ({"samples": []}, "format_version is missing"),
+        ({"samples": [], "rollout_id": 3}, "no training log-probabilities"),
+        ({"rollout_id": 3, "rank": 0, "rollout_data": {"tokens": []}}, "one rank.*until 0.3.1"),
         ({"format_version": 1, "samples": []}, "found 1, expected 2"),
         ({"format_version": [[]], "samples": []}, "expected 2"),
         ({"format_version": 2, "samples": {}}, "found dict, expected a list"),

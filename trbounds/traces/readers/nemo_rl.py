@@ -4,13 +4,20 @@ Every value but ``idx`` is wrapped in a list of length 1. Token lists hold the p
 padded on the right; entry ``i`` scores token ``i``, entry 0 is unused. The rollout log-probability
 is 0 outside generated tokens, so only tokens that ``token_loss_mask`` selects count. Sequences
 that the framework's own masking rejected (``sample_loss_mask`` 0) stay in: they were sampled.
+Under dynamic sampling ``filtered_rewards`` are those of the sequences; ``rewards`` belong to all
+that was sampled, and are not aligned with the lines.
+
+Held against the sources of NeMo-RL 0.6.0, 0.7.0 and commit 7ea279a of 22 August 2026. Versions
+before 0.6 did not log the masks, and their files are refused. Where the trainer applies the
+rollout's top-p or top-k and a token falls outside of its own set, NeMo-RL puts 0 for the infinite
+training log-probability.
 """
 
 from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trbounds.errors import InputError
@@ -31,6 +38,12 @@ __all__ = ["READER"]
 
 _FILE_NAME = r"train_data_step(\d+)\.jsonl"
 _FIRST_KEYS = re.compile(rb'[{,]\s*"(input_lengths|generation_logprobs)"\s*:\s*\[')
+_NEEDED = {
+    "generation_logprobs": "distillation runs of NeMo-RL write no log-probabilities",
+    "prev_logprobs": "without the training log-probabilities there is nothing to compare",
+    "token_loss_mask": "NeMo-RL before 0.6 did not write it, and without it there is no telling "
+    "which tokens were generated",
+}
 _NAMES = {
     "rollout_logprobs": "generation_logprobs",
     "train_logprobs": "prev_logprobs",
@@ -49,18 +62,33 @@ def _detects(path: str, head: bytes) -> bool:
 
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
+    convert = _Converter(source)
     yield from batches_of_framework_lines(
-        source, options, _converter(source), names=_NAMES, check=_refuse_forced_on_policy
+        source, options, convert, names=convert.names, check=_refuse_unusable
     )
 
 
 def _fields(source: Source) -> tuple[str, ...] | None:
-    return fields_of_framework_lines(source, _converter(source), _refuse_forced_on_policy)
+    return fields_of_framework_lines(source, _Converter(source), _refuse_unusable)
 
 
-def _converter(source: Source) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    step = number_in_name(source.path, _FILE_NAME)
-    return lambda record: {**_convert(record), **({} if step is None else {"step": step})}
+class _Converter:
+    """Turns a line into a record under canonical names; ``names`` has the framework's."""
+
+    def __init__(self, source: Source) -> None:
+        self.names = dict(_NAMES)
+        self._step = number_in_name(source.path, _FILE_NAME)
+
+    def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        out = _convert(record)
+        for field in ("filtered_rewards", "rewards"):
+            if field in record:
+                self.names["reward"] = field
+                out["reward"] = _unwrap(record, field)
+                break
+        if self._step is not None:
+            out["step"] = self._step
+        return out
 
 
 def _convert(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,8 +104,6 @@ def _convert(record: Mapping[str, Any]) -> dict[str, Any]:
         "train_logprobs": _tokens(record, "prev_logprobs", length),
         "mask": mask,
     }
-    if "rewards" in record:
-        out["reward"] = _unwrap(record, "rewards")
     if "sample_loss_mask" in record:
         out["accepted"] = _flag(_unwrap(record, "sample_loss_mask"))
     if "advantages" in record:
@@ -126,8 +152,14 @@ def _prompt(tokens: list[Any]) -> int:
         raise FieldError("token_ids", "expected a list of whole numbers") from None
 
 
-def _refuse_forced_on_policy(records: Sequence[Mapping[str, Any]], file: str) -> bool:
-    """Refuse if training log-probabilities were not computed; say whether the records show it."""
+def _refuse_unusable(records: Sequence[Mapping[str, Any]], file: str) -> bool:
+    """Refuse if training log-probabilities were not computed, or no line has what is needed.
+
+    Says whether the records show it.
+    """
+    for field, reason in _NEEDED.items():
+        if records and not any(field in record for record in records):
+            raise InputError(f"no line has it: {reason}", file=file, field=field)
     generated = any(_any_nonzero(record, "generation_logprobs") for record in records)
     if generated and not any(_any_nonzero(record, "prev_logprobs") for record in records):
         raise InputError(

@@ -1,7 +1,14 @@
 """slime: ``train_data/{rollout_id}.pt``, written by ``torch.save``; read without torch.
 
 ``samples`` holds one dict per sequence. ``tokens`` covers prompt and response, the other token
-values cover the response alone. See ``trbounds.traces.torch_file`` for what is admitted.
+values cover the response alone. Rewards are those before slime normalises them in each group:
+``local_raw_reward`` of the sample, or the entry of the whole batch's ``raw_reward`` at the sample's
+``rollout_position``; where neither is there, ``rewards``. See ``trbounds.traces.torch_file`` for
+what is admitted.
+
+Held against the sources of slime at commit 624b824 of 21 August 2026. Releases up to 0.3.1 write
+``train_data/{rollout_id}_{rank}.pt`` in another form, which is refused: ranks of tensor parallelism
+repeat the sequences, ranks of context parallelism hold parts of them, and no file says which.
 """
 
 from __future__ import annotations
@@ -36,7 +43,6 @@ _NAMES = {
     "rollout_logprobs": "rollout_log_probs",
     "train_logprobs": "log_probs",
     "mask": "loss_masks",
-    "reward": "rewards",
     "prompt_id": "tokens",
 }
 
@@ -55,8 +61,14 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         step = document.get("rollout_id")
         if not isinstance(step, int):
             step = number_in_name(source.path, r"(\d+)\.pt$")
-        convert = _Converter(file, step)
-        build = BatchBuilder(convert, names=_NAMES, file=source.name)
+        rewards = document.get("raw_reward")
+        if rewards is not None and not isinstance(rewards, list):
+            found = type(rewards).__name__
+            raise InputError(
+                f"found {found}, expected a list", file=source.name, field="raw_reward"
+            )
+        convert = _Converter(file, step, rewards)
+        build = BatchBuilder(convert, names=convert.names, file=source.name)
         for records, numbers in _blocks(samples, options.batch_tokens):
             batch = build(records, numbers, options)
             if batch is not None:
@@ -65,7 +77,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
 
 def _samples(document: Any, file: str) -> list[Any]:
     if not isinstance(document, dict) or "format_version" not in document:
-        raise InputError("no slime train data: format_version is missing", file=file)
+        raise InputError(f"no slime train data: {_other_document(document)}", file=file)
     version = document["format_version"]
     if version != _FORMAT_VERSION:
         raise InputError(
@@ -78,6 +90,16 @@ def _samples(document: Any, file: str) -> list[Any]:
         found = type(samples).__name__
         raise InputError(f"found {found}, expected a list", file=file, field="samples")
     return samples
+
+
+def _other_document(document: Any) -> str:
+    if isinstance(document, dict) and "rollout_data" in document:
+        return (
+            "this is the dump of one rank, as slime wrote it until 0.3.1. Ranks repeat sequences "
+            f"or hold parts of them; expected format_version {_FORMAT_VERSION} of later versions, "
+            "with a whole rollout in one file"
+        )
+    return "format_version is missing (dumps of rollouts hold no training log-probabilities)"
 
 
 def _blocks(samples: list[Any], batch_tokens: int) -> Iterator[Records]:
@@ -96,11 +118,16 @@ def _blocks(samples: list[Any], batch_tokens: int) -> Iterator[Records]:
 
 
 class _Converter:
-    """Turns a sample into a record under canonical names."""
+    """Turns a sample into a record under canonical names; ``names`` has the framework's.
 
-    def __init__(self, file: TorchFile, step: int | None) -> None:
+    ``rewards`` are those of the whole batch before normalisation, if the file has them.
+    """
+
+    def __init__(self, file: TorchFile, step: int | None, rewards: list[Any] | None) -> None:
+        self.names = dict(_NAMES)
         self._file = file
         self._step = step
+        self._rewards = rewards
         self._seen: dict[str, int] = {}
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +145,7 @@ class _Converter:
         for name, own in (("mask", "loss_masks"), ("advantages", "advantages")):
             if sample.get(own) is not None:
                 out[name] = self._vector(sample, own, rollout.size)
-        reward = self._number(sample, "rewards")
+        reward = self._reward(sample)
         if reward is not None:
             out["reward"] = reward
         if sample.get("tokens") is not None:
@@ -126,6 +153,19 @@ class _Converter:
         if self._step is not None:
             out["step"] = self._step
         return out
+
+    def _reward(self, sample: Mapping[str, Any]) -> float | None:
+        if "local_raw_reward" in sample or self._rewards is None:
+            field = "local_raw_reward" if "local_raw_reward" in sample else "rewards"
+            self.names["reward"] = field
+            return self._number(sample, field)
+        self.names["reward"] = "raw_reward"
+        place = sample.get("rollout_position")
+        if type(place) is not int or not 0 <= place < len(self._rewards):
+            raise FieldError(
+                "rollout_position", f"found {reprlib.repr(place)}, expected the place in raw_reward"
+            )
+        return self._number({"raw_reward": self._rewards[place]}, "raw_reward")
 
     def _prompt(self, sample: Mapping[str, Any], response: int) -> int:
         tokens = self._logged(sample, "tokens")
