@@ -157,7 +157,13 @@ def test_verl_clamps():
 
 
 def test_nemo_rl():
-    batch = make_batch(2, spread=0.3)
+    """Restated from NeMo-RL 0.7.0 and commit 7ea279a, whose formulas are the same.
+
+    Of the loss: sums over tokens with ``token_mask * sample_mask`` 1, divided by their number in
+    the global batch (plus 1e-8); nothing is clamped, and ratios that are not finite become 0. Of
+    the driver: per sequence, after sequences above the threshold are masked.
+    """
+    batch = make_batch(2, spread=0.3, lengths=[*range(5, 28), 0])
     kept = np.arange(batch.n_sequences) % 5 != 0
     pi, mu, mask = padded(batch)
     mask = mask * kept[:, None].astype(F)
@@ -167,12 +173,18 @@ def test_nemo_rl():
     def k3(x):
         return np.exp(x) - x - 1
 
+    error = np.exp(np.abs(mu - pi) * mask)
+    each = (error * mask).sum(-1) / np.maximum(mask.sum(-1), 1)
+    each = each[mask.sum(-1) > 0]
     expected = {
-        "token_mult_prob_error": masked_mean(np.exp(np.abs(mu - pi) * mask), mask),
+        "token_mult_prob_error": masked_mean(error, mask),
         "gen_kl_error": masked_mean(k3(d), mask),
         "policy_kl_error": masked_mean(k3(-d), mask),
         "js_divergence_error": masked_mean(0.5 * k3(pi - mixture) + 0.5 * k3(mu - mixture), mask),
         "sampling_importance_ratio": masked_mean(np.exp(d), mask),
+        "max_seq_mult_prob_error_after_mask": each.max(),
+        "mean_seq_mult_prob_error_after_mask": each.mean(),
+        "min_seq_mult_prob_error_after_mask": each.min(),
     }
     found = values_of(replace(batch, accepted=kept), "nemo-rl")
     assert set(found) == set(expected)
@@ -180,6 +192,12 @@ def test_nemo_rl():
         assert found[name] == pytest.approx(float(value), abs=1e-6, rel=1e-6), name
     with pytest.raises(InputError, match="nemo-rl kept"):
         values_of(replace(batch, accepted=np.zeros_like(kept)), "nemo-rl")
+
+
+def test_extremes_over_sequences_have_no_standard_error():
+    (found,) = framework_metrics([make_batch(2)], "nemo-rl")
+    for name, error in found.standard_errors.items():
+        assert math.isnan(error) == name.startswith(("max_", "min_")), name
 
 
 def test_what_nemo_rl_left_out_is_nowhere_in_its_metrics():
@@ -224,17 +242,48 @@ def test_jensen_shannon_is_accurate_at_every_size(size):
 
 
 def test_prime_rl():
-    batch = make_batch(3)
+    """Restated from prime-rl 0.8.0 and commit 559b447: one distribution over all tokens.
+
+    Mean, largest, and standard deviation with n - 1, as torch has it. Versions 0.3 to 0.5: one mean
+    per sequence, of which these are mean and largest.
+    """
+    batch = make_batch(3, lengths=[*range(1, 24), 0])
     pi, mu, mask = padded(batch)
     d = pi - mu
     token = np.exp(d) - d - 1
     each = (token * mask).sum(-1) / np.maximum(mask.sum(-1), 1)
+    counted = token[mask > 0].astype(np.float64)
     found = values_of(batch, "prime-rl")
-    assert found["mismatch_kl/mean"] == pytest.approx(float(each.mean()), abs=1e-6)
-    assert found["mismatch_kl/max"] == pytest.approx(float(each.max()), abs=1e-6)
-    assert found["mismatch_kl/all/mean"] == pytest.approx(
-        float((token * mask).sum() / mask.sum()), abs=1e-6
-    )
+    expected = {
+        "mismatch_kl/all/mean": counted.mean(),
+        "mismatch_kl/all/std": counted.std(ddof=1),
+        "mismatch_kl/all/max": counted.max(),
+        "mismatch_kl/mean": each.mean(),
+        "mismatch_kl/max": each.max(),
+    }
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), abs=1e-6), name
+
+
+def test_prime_rl_at_extremes():
+    def of(rollout, train):
+        return values_of(
+            TraceBatch(
+                offsets=np.array([0, len(rollout)]),
+                rollout_logprobs=np.array(rollout),
+                train_logprobs=np.array(train),
+            ),
+            "prime-rl",
+        )
+
+    # torch.std of one number is not a number; of equal ones it is 0.
+    assert math.isnan(of([-1.0], [-2.0])["mismatch_kl/all/std"])
+    equal = of([-1.0] * 7, [-2.0] * 7)
+    assert equal["mismatch_kl/all/std"] <= 1e-7 * equal["mismatch_kl/all/mean"]
+    huge = of([-900.0, -1.0], [-1.0, -1.0])
+    assert huge["mismatch_kl/all/max"] == math.inf
+    assert math.isnan(huge["mismatch_kl/all/std"])
 
 
 @pytest.mark.parametrize("floor", [None, 0.8])

@@ -183,7 +183,7 @@ def _with_errors(
     ]
     errors = {
         name: math.nan
-        if name.endswith(("max", "min", "max_deviation"))
+        if name.endswith(("max", "min", "max_deviation")) or name.startswith(("max_", "min_"))
         else jackknife_error(np.array([other[name] for other in without]))
         for name in values
     }

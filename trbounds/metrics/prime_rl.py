@@ -1,20 +1,35 @@
 """prime-rl: ``mismatch_kl``.
 
-With ``d = trainer_logprobs - inference_logprobs`` over the tokens of the loss mask, a sequence has
-``m_i = sum_t (e^d - d - 1) / max(T_i, 1)``. ``mismatch_kl/mean`` is the mean of m_i over sequences,
-``mismatch_kl/max`` the largest. No clamp applies.
+With ``d = trainer_logprobs - inference_logprobs`` and ``k3 = e^d - d - 1`` of each token that
+counts:
 
-Assumed: one value per sequence, as in ``src/prime_rl/trainer/rl/loss.py``; versions that log the
-mean over all tokens instead give ``mismatch_kl/all/mean``, which is here too.
+========================== ====================================================================
+``mismatch_kl/all/mean``,  mean and largest k3 of all tokens of the step, and their standard
+``/max``, ``/std``         deviation with n - 1
+``mismatch_kl/mean``,      mean and largest over sequences of ``mean_t k3``; 0 without a token
+``/max``
+========================== ====================================================================
+
+No clamp applies. The standard deviation is good to 1e-8 of the mean.
+
+Held against the sources of prime-rl 0.8.0 and commit 559b447 of 21 August 2026,
+``src/prime_rl/trainer/rl/train.py`` and ``loss.py``. ``mismatch_kl/all`` is logged since 0.6;
+0.3 to 0.5 log ``mismatch_kl/mean`` and ``/max`` instead. Tokens whose loss has weight 0 because
+their advantage is 0 (some versions after 0.8.0, where advantages differ within a sequence) do not
+count there; here they do, since the policy sampled them.
 """
 
 from __future__ import annotations
+
+import math
+
+import numpy as np
 
 from trbounds.metrics.sums import SequenceSums
 
 __all__ = ["COLUMNS", "metrics"]
 
-COLUMNS = ("k3",)
+COLUMNS = ("k3", "k3_square", "k3_max")
 """What has to be summed."""
 
 
@@ -33,7 +48,20 @@ def metrics(sums: SequenceSums) -> dict[str, float]:
     """
     each = sums.sequence_mean("k3")
     return {
+        "mismatch_kl/all/mean": sums.token_mean("k3"),
+        "mismatch_kl/all/std": _standard_deviation(sums),
+        "mismatch_kl/all/max": float(sums["k3_max"].max()),
         "mismatch_kl/mean": float(each.mean()),
         "mismatch_kl/max": float(each.max()),
-        "mismatch_kl/all/mean": sums.token_mean("k3"),
     }
+
+
+def _standard_deviation(sums: SequenceSums) -> float:
+    """Of k3 over all tokens; NaN of a single one, and beyond float64."""
+    count = int(sums.length.sum())
+    if count < 2:
+        return math.nan
+    mean = sums.token_mean("k3")
+    with np.errstate(over="ignore", invalid="ignore"):
+        variance = (sums["k3_square"].sum() - count * np.square(mean)) / (count - 1)
+    return math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan

@@ -56,6 +56,10 @@ class _Block:
     def applied(self) -> Floats:
         return self.weights.applied(self.weight)
 
+    @cached_property
+    def k3(self) -> Floats:
+        return k3_of(self.d, self.ratio_minus_one)
+
     def ratio(self) -> Floats:
         """``e^d``, 0 where that overflows float32."""
         return np.where(self.d > _LOG_LARGEST_FLOAT32, 0.0, self.ratio_minus_one + 1.0)
@@ -89,7 +93,9 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
         "train": _sum(lambda block: block.batch.train_logprobs),
         "rollout": _sum(lambda block: block.batch.rollout_logprobs),
         "log_ratio": _sum(lambda block: block.d),
-        "k3": _sum(lambda block: k3_of(block.d, block.ratio_minus_one)),
+        "k3": _sum(lambda block: block.k3),
+        "k3_square": _sum(lambda block: block.k3**2),
+        "k3_max": lambda block: block.batch.segment_max(block.k3),
         "reverse_k3": _sum(_Block.reverse_k3),
         "ratio": _sum(_Block.ratio),
         "clamped_square": _sum(lambda block: block.clamped**2),
@@ -112,6 +118,8 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
 ``train``, ``rollout``   ``log pi``, ``log mu``
 ``log_ratio``            d
 ``k3``, ``reverse_k3``   ``e^d - d - 1``, ``e^-d + d - 1``
+``k3_square``,           k3 squared, and its largest
+``k3_max``
 ``ratio``                ``e^d``, 0 where that overflows float32
 ``clamped_square``       ``e^(2d)``, d clamped to [-20, 20]
 ``absolute``,            ``|d|``, and its largest
