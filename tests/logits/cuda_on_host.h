@@ -1,5 +1,5 @@
-// Enough of CUDA to run trbounds/logits/divergences.cu on the host: every thread of every block is a
-// thread of this process, so waiting, atomics and barriers are the real thing.
+// Enough of CUDA to run the kernel of trbounds/logits/cuda.py on the host: every thread of every
+// block is a thread of this process, so waiting, atomics and barriers are the real thing.
 
 #include <sched.h>
 

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ def has_compiler() -> bool:
 
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no g++ 11 or newer on the path")
-SOURCE = files("trbounds.logits").joinpath("divergences.cu")
 THREADS = 8
 
 
@@ -46,13 +44,15 @@ def build(tmp_path_factory: pytest.TempPathFactory):
 
     @cache
     def library(options: tuple[str, ...]) -> ctypes.CDLL:
-        path = tmp_path_factory.mktemp("kernel") / "kernel.so"
+        folder = tmp_path_factory.mktemp("kernel")
+        source, path = folder / "kernel.cu", folder / "kernel.so"
+        source.write_text(cuda.kernel_source())
         macros = [o for o in options if not o.startswith(("-DTHREADS", "-std"))]
         harness = Path(__file__).with_name("cuda_on_host.h")
         subprocess.run(
             [
                 *("g++", "-O1", "-std=c++20", "-shared", "-fPIC", "-pthread"),
-                *(f'-DSOURCE="{SOURCE}"', f"-DTHREADS={THREADS}", *macros),
+                *(f'-DSOURCE="{source}"', f"-DTHREADS={THREADS}", *macros),
                 *("-x", "c++", harness, "-o", path),
             ],
             check=True,
@@ -214,7 +214,7 @@ def test_kernel_marks_rows_that_are_not_logits(build) -> None:
 
 def test_the_source_needs_no_headers_and_agrees_with_the_host() -> None:
     """CuPy compiles it with NVRTC, which comes without CUDA's headers when installed as a wheel."""
-    text = SOURCE.read_text()
+    text = cuda.kernel_source()
     assert "#include" not in text
     near = int(re.search(r"#define NEAR (\d+)", text)[1])
     names = ", ".join(re.findall(r"^enum \{ ([A-Z, =]+) \}", text, re.MULTILINE)).split(", ")
@@ -240,7 +240,7 @@ def test_nvrtc_compiles_the_source(dtype, precision, arch) -> None:
             *cuda.compile_options(dtype, precision, lanes),
             *("-ftz=true", f"-arch={arch}", "--device-as-default-execution-space"),
         )
-        program = nvrtc.createProgram(SOURCE.read_text(), "divergences.cu", (), ())
+        program = nvrtc.createProgram(cuda.kernel_source(), "divergences.cu", (), ())
         nvrtc.compileProgram(program, options)
         assert nvrtc.getCUBIN(program)
         nvrtc.destroyProgram(program)

@@ -1,10 +1,10 @@
 """Divergences of rows of logits on a CUDA device, through CuPy (the extra ``cuda``).
 
-The kernel is in ``divergences.cu``. A row is shared by a group of blocks that keep it in their
-shared memory, so that each logit crosses the memory bus once although it is used twice. Two
-launches do everything: one for all rows, one for those that were too close to be summed at the
-first normalisers. Logits on the host travel through two pinned buffers on two streams: one is
-filled and sent while the other is worked on.
+The kernel is in ``divergences.cu``, the arithmetic of a row in ``divergence_sums.cu``. A row is
+shared by a group of blocks that keep it in their shared memory, so that each logit crosses the
+memory bus once although it is used twice. Two launches do everything: one for all rows, one for
+those that were too close to be summed at the first normalisers. Logits on the host travel through
+two pinned buffers on two streams: one is filled and sent while the other is worked on.
 
 Needs a device of compute capability 7.0 or newer. No GPU has run this yet;
 `benchmarks/bench_gpu.py` checks and measures it.
@@ -24,6 +24,7 @@ from trbounds.errors import InputError, MissingDependency
 
 __all__ = ["cuda_row_sums", "is_available", "is_device_array", "share_with_cupy"]
 
+_SOURCES = ("divergence_sums.cu", "divergences.cu")
 THREADS = 256
 _COLUMNS = 9
 _SHARE = 4 + 13 + 2 * 128  # numbers that a block tells its group: SHARE of the source
@@ -82,6 +83,14 @@ def is_device_array(x: Any) -> bool:
     return hasattr(x, "__cuda_array_interface__")
 
 
+def kernel_source() -> str:
+    """Return the source of the kernel as one text: NVRTC gets no folder to include files from."""
+    texts = {name: files("trbounds.logits").joinpath(name) for name in _SOURCES}
+    return "".join(
+        f'#line 1 "{name}"\n{text.read_text(encoding="utf-8")}' for name, text in texts.items()
+    )
+
+
 def compile_options(dtype: str, precision: str, lanes: int) -> tuple[str, ...]:
     """Return the definitions that specialise the source.
 
@@ -128,9 +137,8 @@ def rows_per_stage(width: int, itemsize: int) -> int:
 def _kernel(dtype: str, precision: str, lanes: int) -> Any:
     import cupy
 
-    source = files("trbounds.logits").joinpath("divergences.cu").read_text(encoding="utf-8")
     module = cupy.RawModule(
-        code=source,
+        code=kernel_source(),
         options=compile_options(dtype, precision, lanes),
         enable_cooperative_groups=True,
     )

@@ -1,39 +1,26 @@
-// Divergences of rows of logits: see trbounds/logits/cuda.py for the launch.
+// The kernel: rows of logits, spread over blocks and threads. divergence_sums.cu comes before this
+// in one program; see trbounds/logits/cuda.py for that, and for the launch.
 //
-// LOGIT  float, double, or unsigned short for the bits of 16-bit floats
-// HALF   1 for float16, 2 for bfloat16, else 0
-// VALUE  float, or double for double logits: what holds a logit exactly
-// REAL   double or float: the precision of the terms; sums over threads are always double
-// LANES  logits per load, as wide as the alignment of both arrays allows
-// WORD   a type of that width, which is loaded at once: uint4, uint2, ...
+// LANES    logits per load, as wide as the alignment of both arrays allows
+// WORD     a type of that width, which is loaded at once: uint4, uint2, ...
+// THREADS  of a block, a power of 2
+// BLOCKS   that share a multiprocessor
 //
 // A row belongs to a group of blocks, each of which keeps its slice of both policies in shared
 // memory, so that every logit crosses the memory bus once although it is used twice: |pi - mu|
-// cannot be summed before both normalisers are known. The blocks of a group exchange the normalisers
-// of their slices through global memory and wait for one another, so all blocks must be resident: a
-// cooperative launch. The last block of a group to finish a row adds up the slices.
-//
-// The first pass need not be exact. With t = x - peak, d = (y - x) - shift, e = expm1(d), the second
-// sums m = exp(t), m (e - d), ... at the shift that the first one gave, and the sum of m e says by
-// how much that shift was off. From these sums every divergence at the right shift follows without
-// cancellation, except that |pi - mu| of tokens with e near 0 may change its sign: they are listed,
-// and summed at the end. Rows too close for that are done once more, at the corrected shift.
+// cannot be summed before both normalisers are known. The blocks of a group exchange the
+// normalisers of their slices through global memory and wait for one another, so all blocks must be
+// resident: a cooperative launch. The last block of a group to finish a row adds up the slices.
 
 #ifndef HOST_CHECK
 #define SHARED(type, name, count) __shared__ type name[count]
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
-#define INFINITY_D __longlong_as_double(0x7ff0000000000000LL)
-#define NAN_D __longlong_as_double(0x7ff8000000000000LL)
 #endif
 
-#define NEAR 128  // tokens that a block can list
-#define LOWEST ((VALUE)-3e38)
+#define LOWEST ((VALUE)-3e38)  // where maxima start: finite, so that differences are numbers
 
-typedef decltype(VALUE() + REAL()) Wide;  // in which differences of logits are taken
-
-enum { MASS, WEIGHTED, KL, PRODUCT, ABSOLUTE, SIGNED, EXCESS, SQUARE, GAINED, LOST, ADDED };
-enum { HIGHEST = ADDED, DEEPEST, LISTED, SUMS };  // of log rho; tokens listed
-enum { SHARE = 4 + SUMS + 2 * NEAR };  // what a block tells the others of its group
+// What a block tells the others of its group: two peaks and totals, the sums, the listed tokens.
+enum { SHARE = 4 + SUMS + 2 * NEAR };
 
 union Pack {
   WORD word;
@@ -60,75 +47,15 @@ __device__ __forceinline__ Run run_of(const Slice& slice, int rest) {
   if (rest) return {slice.x + kept, slice.y + kept, slice.count - kept};
   return {slice.cache, slice.cache + slice.kept, kept};
 }
+
+// All of a pack in one load.
 __device__ __forceinline__ Pack load(const Pack* place) {
   Pack pack;
   pack.word = place->word;
   return pack;
 }
 
-// What the second pass needs of the first; in shared memory, for the sake of registers.
-struct Frame {
-  double peak, shift, correction, close;
-  Wide top;               // the peak
-  REAL high, low, near;  // shift + correction in two parts, and close
-};
-
-__device__ __forceinline__ VALUE widen(LOGIT value) {
-#if HALF == 2
-  return __uint_as_float((unsigned int)value << 16);
-#elif HALF == 1 && defined(HOST_CHECK)
-  return float_of_half(value);
-#elif HALF == 1
-  // Not by shifting bits into a float and scaling it: CuPy compiles with subnormals flushed to 0.
-  float result;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value));
-  return result;
-#else
-  return value;
-#endif
-}
-
-__device__ __forceinline__ float exponential(float t) { return exp2f(t * 1.4426950408889634f); }
-// Constant memory, because double-precision instructions cannot hold a constant themselves.
-__constant__ double inverse_factorial[] = {
-    1.0,          1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,
-    1.0 / 120,    1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
-    1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0, 1.0 / 87178291200.0};
-__constant__ double exp_constant[] = {1.4426950408889634, 6755399441055744.0,
-                                      -0.6931471803691238, -1.9082149292705877e-10};
-
-// exp(t) for t <= 0; below -708 the smallest normal numbers. Relative error 1e-14.
-__device__ __forceinline__ double exponential(double t) {
-  if (t < -708.0) t = -708.0;
-  const double shifted = t * exp_constant[0] + exp_constant[1];  // rounds to a whole number
-  const double power = shifted - exp_constant[1];
-  const double r = power * exp_constant[3] + (power * exp_constant[2] + t);
-  double sum = inverse_factorial[11];
-#pragma unroll
-  for (int n = 10; n >= 0; --n) sum = sum * r + inverse_factorial[n];
-  return sum * __hiloint2double((__double2loint(shifted) + 1023) << 20, 0);
-}
-
-// log rho = (b - a) - high - low. In float the rounding error of b - a is carried along.
-__device__ __forceinline__ float log_ratio(float a, float b, float high, float low) {
-  const float s = b - a, part = s - b;
-  const float error = (b - (s - part)) - (a + part);
-  return (s - high) + (error - low);
-}
-__device__ __forceinline__ double log_ratio(double a, double b, double high, double low) {
-  return ((b - a) - high) - low;
-}
-
-// exp(d) - 1 - d for |d| <= 1/2, by its Taylor series.
-__device__ __forceinline__ REAL expm1_minus(REAL d) {
-  const int terms = sizeof(REAL) == 8 ? 14 : 8;
-  REAL sum = (REAL)inverse_factorial[terms];
-#pragma unroll
-  for (int n = terms - 1; n >= 2; --n) sum = d * sum + (REAL)inverse_factorial[n];
-  return d * (d * sum);
-}
-
-// Leave in thread 0 the sums over the block of the first `added` values, and the maxima of the rest.
+// Leave in thread 0 the sums over the block of the first `added` values, the maxima of the others.
 template <int count>
 __device__ __forceinline__ void reduce(double (&values)[count], int added, double* exchange) {
   const int thread = threadIdx.x;
@@ -165,21 +92,6 @@ __device__ void combine(double (&peak)[2], double (&total)[2], double* exchange)
   broadcast(total, exchange);
 }
 
-__device__ void online_softmax(const Pack& pack, VALUE* peak, VALUE* total) {
-  VALUE value[LANES], top = *peak;
-#pragma unroll
-  for (int j = 0; j < LANES; ++j) {
-    value[j] = widen(pack.item[j]);
-    top = fmax(top, value[j]);
-  }
-  if (top > *peak) {
-    *total *= exponential(*peak - top);
-    *peak = top;
-  }
-#pragma unroll
-  for (int j = 0; j < LANES; ++j) *total += exponential(value[j] - top);  // NaN stays NaN
-}
-
 // Announce that this block has written its part, and wait for the others of its group.
 __device__ void wait_for_group(unsigned int* arrived, unsigned int expected) {
   __threadfence();
@@ -190,85 +102,6 @@ __device__ void wait_for_group(unsigned int* arrived, unsigned int expected) {
     __threadfence();
   }
   __syncthreads();
-}
-
-__device__ __forceinline__ void add(REAL m, REAL t, REAL d, REAL e, REAL more, REAL* sums) {
-  const REAL difference = m * e;
-  sums[MASS] += m;
-  sums[WEIGHTED] += m * t;
-  sums[KL] += m * more;
-  sums[PRODUCT] += difference * d;
-  sums[ABSOLUTE] += fabs(difference);
-  sums[SIGNED] += copysign(m, e);
-  sums[EXCESS] += difference;
-  sums[SQUARE] += difference * e;
-  sums[HIGHEST] = fmax(sums[HIGHEST], d);
-  sums[DEEPEST] = fmax(sums[DEEPEST], -d);
-}
-
-__device__ __forceinline__ void list(REAL m, REAL e, unsigned int* listed, double* entries) {
-  const unsigned int place = atomicAdd(listed, 1u);
-  if (place < NEAR) {
-    entries[2 * place] = m;
-    entries[2 * place + 1] = e;
-  }
-}
-
-// Tokens that one policy cannot produce, and ratios whose powers overflow REAL: in double.
-__device__ void add_unusual(double a, double b, double peak, double shift, REAL* sums,
-                            double* far_square) {
-  const bool in_mu = a > -INFINITY_D, in_pi = b > -INFINITY_D;
-  const double t = a - peak, d = (b - a) - shift;
-  const double m = in_mu ? exp(t) : 0.0, pi = in_pi ? exp(b - peak - shift) : 0.0;
-  const double difference = pi - m;
-  sums[MASS] += m;
-  sums[ABSOLUTE] += fabs(difference);
-  sums[SIGNED] += difference > 0.0 ? m : -m;
-  sums[EXCESS] += difference;
-  if (in_mu) sums[WEIGHTED] += m * t;
-  if (in_mu && in_pi) {
-    sums[KL] += difference - m * d;
-    sums[PRODUCT] += difference * d;
-    *far_square += exp(t + 2.0 * d) - 2.0 * pi + m;  // may be beyond what REAL holds
-    sums[HIGHEST] = fmax((double)sums[HIGHEST], d);
-    sums[DEEPEST] = fmax((double)sums[DEEPEST], -d);
-  } else {
-    sums[SQUARE] += m;
-    if (m > 0.0) sums[LOST] += fmax(m, 1e-37);  // positive also in float
-    if (pi > 0.0) sums[GAINED] += fmax(pi, 1e-37);
-    if (m > 0.0 || pi > 0.0) sums[HIGHEST] = INFINITY_D;
-  }
-}
-
-// Write the divergences of a row from its sums; tell how far off the shift was if that matters.
-__device__ double finish(const double* s, const Frame& frame, double crossing, long long row,
-                         long long rows, double* columns) {
-  const double mass = s[MASS], excess = s[EXCESS] / mass, rise = 1.0 + excess;
-  const double change = log1p(excess), square = s[SQUARE] / mass;
-  // excess - log1p(excess), and log1p(excess) - excess / (1 + excess)
-  const bool tiny = fabs(excess) < 1e-4;
-  const double half = 0.5 * excess * excess;
-  const double above = tiny ? half * (1.0 - excess / 1.5) : excess - change;
-  const double below = tiny ? half * (1.0 - excess / 0.75) : change - excess / rise;
-  const double kl = (s[KL] + s[GAINED]) / mass - above;
-  const double reverse = (s[PRODUCT] - s[KL] + s[LOST]) / mass / rise - below;
-  const double tv = 0.5 * (s[ABSOLUTE] - excess * s[SIGNED] + crossing) / mass / rise;
-  const double chi2 = (square - excess * excess) / rise / rise;
-  const double norm = frame.peak + log(mass);
-  const bool lost = s[LOST] > 0.0, gained = s[GAINED] > 0.0;
-  const double value[] = {lost ? INFINITY_D : fmax(kl, 0.0),
-                          gained ? INFINITY_D : fmax(reverse, 0.0),
-                          fmin(fmax(tv, 0.0), 1.0),
-                          gained ? INFINITY_D : fmax(chi2, 0.0),
-                          log(mass) - s[WEIGHTED] / mass,
-                          fmax(s[HIGHEST] - change, s[DEEPEST] + change),
-                          s[GAINED] / mass / rise,
-                          norm,
-                          norm + frame.shift + frame.correction + change};
-  const bool valid = mass > 0.0 && mass < INFINITY_D && rise > 0.0 && rise < INFINITY_D;
-  for (int k = 0; k < 9; ++k) columns[k * rows + row] = valid ? value[k] : NAN_D;
-  const bool off = s[LISTED] > NEAR || fabs(excess) >= frame.close || excess * excess > 0.01 * square;
-  return valid && excess != 0.0 && off ? change : 0.0;
 }
 
 // Copy a load to shared memory; where the device can, without passing through registers, so that a
@@ -305,8 +138,8 @@ __device__ void take_softmax(const Slice& slice, double* exchange, double* share
     const Run run = run_of(slice, rest);
     for (int i = threadIdx.x; i < run.count; i += blockDim.x) {
       const Pack x = load(&run.x[i]), y = load(&run.y[i]);
-      online_softmax(x, &top[0], &sum[0]);
-      online_softmax(y, &top[1], &sum[1]);
+      online_softmax(x.item, &top[0], &sum[0]);
+      online_softmax(y.item, &top[1], &sum[1]);
     }
   }
   double peak[2] = {top[0], top[1]}, total[2] = {sum[0], sum[1]};
@@ -333,12 +166,13 @@ __device__ void find_shift(const volatile double* shares, int slices, double* ex
   }
 }
 
-// Fill in what the second pass reads of the frame, in its precision.
-__device__ void round_frame(Frame* frame) {
-  frame->top = (Wide)frame->peak;
-  frame->high = (REAL)frame->shift;
-  frame->low = (REAL)((frame->shift - (double)frame->high) + frame->correction);
-  frame->near = (REAL)frame->close;
+// List a token, if there is room: its e may have the wrong sign.
+__device__ __forceinline__ void list(REAL m, REAL e, unsigned int* listed, double* entries) {
+  const unsigned int place = atomicAdd(listed, 1u);
+  if (place < NEAR) {
+    entries[2 * place] = m;
+    entries[2 * place + 1] = e;
+  }
 }
 
 // Second pass: write the sums over the slice to share[4 + SUMS], and list tokens after them.
@@ -348,8 +182,8 @@ __device__ void take_sums(const Slice& slice, const Frame* frame, unsigned int* 
   local[HIGHEST] = local[DEEPEST] = -INFINITY_D;
   double far_square = 0.0;
   const Wide peak = frame->top;
-  const REAL high = frame->high, low = frame->low, close = frame->near;
-  const REAL limit = sizeof(REAL) == 8 ? 300 : 20;
+  const REAL high = frame->high, low = frame->low, border = frame->border;
+  const REAL limit = sizeof(REAL) == 8 ? 300 : 20;  // of |d|, well before e^2 overflows
 #pragma unroll 1
   for (int rest = 0; rest < 2; ++rest) {
     const Run run = run_of(slice, rest);
@@ -364,7 +198,7 @@ __device__ void take_sums(const Slice& slice, const Frame* frame, unsigned int* 
           const REAL t = (REAL)(a - peak), more = expm1_minus(d), e = d + more;
           const REAL m = exponential(t);
           add(m, t, d, e, more, local);
-          if (fabs(e) < close) list(m, e, listed, share + 4 + SUMS);
+          if (fabs(e) < border) list(m, e, listed, share + 4 + SUMS);
         } else {
           distant |= 1u << j;  // also NaN, from -inf
         }
@@ -455,7 +289,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     if (thread == 0) {
       listed[0] = 0;
       frame[0].correction = again ? state[2 * rows + row] : 0.0;
-      frame[0].close = again ? 1e-4 * fabs(frame[0].correction) : near;
+      frame[0].near = again ? 1e-4 * fabs(frame[0].correction) : near;
       if (again) frame[0].peak = state[row], frame[0].shift = state[rows + row];
     }
     if (!again) find_shift(shares, slices, exchange, frame);
