@@ -81,7 +81,7 @@ def test_mask_compares_rules_with_default_numbers(trbounds, tmp_path):
     outcome = trbounds("mask", saved, "--compare")
     assert "sequence_mask" in outcome.out
     assert "token" not in outcome.out.replace("tokens", "")  # those would need the tokens again
-    assert outcome.err.startswith("left out: token_mask, IcePop, which read the tokens again")
+    assert outcome.err.startswith("left out: token_mask, IcePop, IPO, which read the tokens again")
 
 
 def test_mask_compares(trbounds, tmp_path):

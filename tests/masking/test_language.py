@@ -130,6 +130,15 @@ def test_meaning(text, meaning):
         ("IcePop(0.9)", "0.9 <= token ratio <= 5"),
         ("geometric", "0.999 <= geomean ratio <= 1.001"),
         ("geometric(0.9, 1.2)", "0.9 <= geomean ratio <= 1.2"),
+        ("seq-mask-tis", "0.999 <= geomean ratio <= 1.002"),
+        ("seq-mask-tis(0.99, 1.01)", "0.99 <= geomean ratio <= 1.01"),
+        ("seq_logprob_error_threshold(2)", "mean mult_prob_error <= 2"),
+        ("IPO", "-0.1 <= token prob_delta <= 0.1"),
+        (
+            "DPPO(0.1, 0.2)",
+            "(token advantages > 0 and token prob_delta <= 0.2) or "
+            "(token advantages <= 0 and token prob_delta >= -0.1)",
+        ),
         ("not SER(1) or ser < 2", "not ser <= 1 or ser < 2"),
     ],
 )
@@ -184,6 +193,9 @@ def test_caps_of_combinations():
         ("seq_mean_k1(0, 2)", "expected 0 < lower <= upper"),
         ("seq_mean_k1(-1)", "expected 0 < lower <= upper"),
         ("geometric(2, 1)", "expected lower <= upper"),
+        ("IPO(-1)", "found -1, expected a threshold of at least 0"),
+        ("DPPO(0.2, -1)", "found -1, expected a threshold of at least 0"),
+        ("DPPO", "'DPPO' takes 2 numbers (low, high), found 0"),
         ("__import__('os')", "unknown '__import__'"),
         ("max k2 <= 0x10", "unexpected character '0'"),
         ("max k2 <= 1_000", "unexpected character '1'"),

@@ -29,6 +29,9 @@ def slow(batch, name):
             "|rho-1|": np.abs(rho - 1),
             "(rho-1)^2": (rho - 1) ** 2,
             "ratio": rho,
+            "mult_prob_error": np.maximum(rho, 1 / rho),
+            "prob_delta": np.exp(batch.train_logprobs[first:last])
+            - np.exp(batch.rollout_logprobs[first:last]),
             "kl": batch.kl[first:last],
             "tv": batch.tv[first:last],
             "chi2": batch.chi2[first:last],

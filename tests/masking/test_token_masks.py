@@ -164,6 +164,59 @@ def test_icepop_and_trl_mask_tokens_by_their_ratio(far):
     assert masks_of(batch, "token_mask(1.1, 0.7)") == expected
 
 
+def of_prime_rl(batch: TraceBatch, decide) -> list[list[bool]]:
+    """Keep the tokens that count where a function of the advantage and the difference says so."""
+    flags = np.ones(batch.n_tokens, bool) if batch.mask is None else batch.mask
+    delta = np.exp(batch.train_logprobs) - np.exp(batch.rollout_logprobs)
+    keep = [
+        bool(m) and decide(a, x) for m, a, x in zip(flags, batch.advantages, delta, strict=True)
+    ]
+    return [part.tolist() for part in np.split(np.array(keep), batch.offsets[1:-1])]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_prime_rl_masks_tokens_by_the_difference_of_probabilities(masked):
+    """Restated from prime-rl 0.8.0 and commit 559b447: the losses "ipo" and "default".
+
+    A token is dropped if its probability moved by more than the threshold: in either direction
+    ("ipo"), or upwards where the advantage is positive and downwards where it is not ("default").
+    """
+    batch = make(7, far=False, masked=masked)
+    rng = np.random.default_rng(7)
+    n = batch.n_tokens
+    batch = replace(
+        batch,
+        rollout_logprobs=np.log(rng.uniform(0.01, 1, n)),
+        train_logprobs=np.log(rng.uniform(0.01, 1, n)),
+        advantages=rng.integers(-1, 2, n).astype(float),
+    )
+    assert masks_of(batch, "IPO") == of_prime_rl(batch, lambda a, x: not abs(x) > 0.1)
+    assert masks_of(batch, "IPO(0.4)") == of_prime_rl(batch, lambda a, x: not abs(x) > 0.4)
+    for low, high in ((0.2, 0.2), (0.1, 0.5)):
+        kept = of_prime_rl(batch, lambda a, x, lo=low, hi=high: not (x > hi if a > 0 else x < -lo))
+        assert masks_of(batch, f"DPPO({low}, {high})") == kept
+    with pytest.raises(InputError, match="needs advantages"):
+        masks_of(replace(batch, advantages=None), "DPPO(0.2, 0.2)")
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("threshold", [1.0, 1.16, 2.0, 1e9])
+def test_nemo_rl_masks_sequences_by_their_error(threshold, far):
+    """Restated from NeMo-RL 0.7.0 and commit 7ea279a: ``seq_logprob_error_threshold``.
+
+    A sequence is kept if the mean of ``exp |d|`` over its tokens is at most the threshold; without
+    a token it counts as 0.
+    """
+    batch = make(8, far=far, masked=True)
+    expected = []
+    for log_ratios, loss_mask in rows_of(batch):
+        errors = [math.exp(abs(x)) for x, m in zip(log_ratios, loss_mask, strict=True) if m]
+        expected.append(sum(errors) / max(len(errors), 1) <= threshold)
+    summary, rule = TraceSummary.of(batch), parse_rule(f"seq_logprob_error_threshold({threshold})")
+    accept = rule.accept(compute_statistics(summary, rule.statistics, [batch]))
+    assert accept.tolist() == expected
+
+
 def test_trl_masks_sequences_by_their_ratio():
     batch = make(4, far=False, masked=True)
     ratios = [math.exp(sum(x for x, m in zip(*row, strict=True) if m)) for row in rows_of(batch)]

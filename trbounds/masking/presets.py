@@ -1,7 +1,10 @@
 """Rules under the names that papers and frameworks give them.
 
-TRL's ``token_truncate`` and ``sequence_truncate`` are not among them: they cut a weight at the
-bound and mask nothing, so that there is nothing to accept.
+TRL's ``token_truncate`` and ``sequence_truncate`` and the "tis" of NeMo-RL and slime are not among
+them: they cut a weight at the bound and mask nothing, so that there is nothing to accept.
+
+Those of NeMo-RL were held against the sources of 0.7.0 and commit 7ea279a, those of prime-rl
+against 0.8.0 and commit 559b447, that of slime against commit 624b824.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from trbounds.errors import InputError
-from trbounds.masking.rules import And, Interval, Rule
+from trbounds.masking.rules import And, Interval, Or, Rule
 
 __all__ = ["PRESETS", "Preset", "get_preset"]
 
@@ -90,6 +93,28 @@ def _bounds_on_k1(statistic: str) -> Callable[..., Rule]:
     return make
 
 
+def _threshold(value: float) -> float:
+    if not value >= 0:
+        raise InputError(f"found {value:g}, expected a threshold of at least 0")
+    return value
+
+
+def _ipo(threshold: float) -> Rule:
+    _threshold(threshold)
+    return Interval("token prob_delta", -threshold, threshold)
+
+
+def _dppo(low: float, high: float) -> Rule:
+    up = Interval("token prob_delta", high=_threshold(high))
+    down = Interval("token prob_delta", low=-_threshold(low))
+    return Or(
+        (
+            And((Interval("token advantages", low=0.0, low_open=True), up)),
+            And((Interval("token advantages", high=0.0), down)),
+        )
+    )
+
+
 def _both(first: str, second: str) -> Callable[..., Rule]:
     return lambda a, b: And((Interval(first, high=a), Interval(second, high=b)))
 
@@ -151,14 +176,42 @@ _ALL = (
         ("low", "high"),
         (0.5, 5.0),
         _between("token ratio"),
-        "IcePop; verl has it as rollout_is_threshold 'low_high'",
+        "IcePop; verl has it as rollout_is_threshold 'low_high', NeMo-RL as 'icepop', slime as "
+        "icepop_function (there with tis_clip_low 0 and tis_clip 2 by default)",
     ),
     Preset(
         "geometric",
         ("low", "high"),
         (0.999, 1.001),
         _between("geomean ratio"),
-        "verl's former geometric level, NeMo-RL's seq-mask-tis: the geometric mean of rho",
+        "verl's former geometric level: the geometric mean of rho",
+    ),
+    Preset(
+        "seq-mask-tis",
+        ("low", "high"),
+        (0.999, 1.002),
+        _between("geomean ratio"),
+        "NeMo-RL truncated_importance_sampling_type, with the bounds of its recipes",
+    ),
+    _one(
+        "seq_logprob_error_threshold",
+        "mean mult_prob_error",
+        "NeMo-RL, off by default; its recipes have 2",
+    ),
+    Preset(
+        "IPO",
+        ("threshold",),
+        (0.1,),
+        _ipo,
+        "prime-rl loss 'ipo', with its ipo_threshold",
+    ),
+    Preset(
+        "DPPO",
+        ("low", "high"),
+        (),
+        _dppo,
+        "prime-rl loss 'default', with its dppo_mask_low and _high, 0.2 and 0.2 by default: the "
+        "sign of the advantage decides which of them applies",
     ),
 )
 

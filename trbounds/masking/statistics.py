@@ -93,6 +93,9 @@ def _maximum(name: str) -> Callable[[SequenceTable], NDArray[Any]]:
 def _of_terms() -> list[Statistic]:
     found = []
     for term, parts in TERMS.items():
+        if term == "advantages":
+            # Decides which way a token may move; over a sequence it says nothing of the policies.
+            continue
         # Clamping changes no column where nothing exceeds the clamp.
         plain = parts.clamped or term
         largest = _maximum(plain) if plain in _MAXIMA else None

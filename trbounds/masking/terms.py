@@ -68,6 +68,10 @@ def _clamped_k3(batch: TraceBatch) -> Floats:
     return k3_of(log_ratio, np.expm1(log_ratio))
 
 
+def _prob_delta(batch: TraceBatch) -> Floats:
+    return np.exp(batch.train_logprobs) - np.exp(batch.rollout_logprobs)
+
+
 _FIRST = "log rho clamped to [-20, 20]"
 
 TERMS: Mapping[str, Term] = MappingProxyType(
@@ -80,6 +84,12 @@ TERMS: Mapping[str, Term] = MappingProxyType(
         "|rho-1|": Term("|rho - 1|", lambda batch: np.abs(batch.ratio_minus_one)),
         "(rho-1)^2": Term("(rho - 1)^2", lambda batch: batch.ratio_minus_one**2),
         "ratio": Term("ratio rho", lambda batch: power(batch.log_ratio), empty=1.0),
+        "mult_prob_error": Term(
+            "exp |log rho|, the larger of rho and 1/rho",
+            lambda batch: power(np.abs(batch.log_ratio)),
+        ),
+        "prob_delta": Term("pi - mu of the sampled token", _prob_delta),
+        "advantages": _logged("advantages"),
         "kl": _logged("kl"),
         "tv": _logged("tv"),
         "chi2": _logged("chi2"),
