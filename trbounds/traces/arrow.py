@@ -143,18 +143,21 @@ def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
 
 def _check_lengths(pa: Any, array: Any) -> None:
     """Refuse strings that are too long, without a copy of them; arrays of other types pass."""
-    import pyarrow.compute as pc
-
-    if str(array.type) not in _STRINGS or not len(array):
+    kind = str(array.type)
+    if kind not in _STRINGS or not len(array):
         return
-    if str(array.type) in _STRING_VIEWS:
-        # A view is 16 bytes, of which the first four are the length; of a null they are anything.
+    # From the buffers: pyarrow.compute would take 10 MB to load.
+    if kind in _STRING_VIEWS:
+        # A view is 16 bytes, of which the first four are the length.
         views = np.frombuffer(array.buffers()[1], np.int32, 4 * (array.offset + len(array)))
         lengths = views[4 * array.offset :: 4]
-        valid = array.is_valid().to_numpy(zero_copy_only=False)
-        longest = int(lengths.max(initial=0, where=valid))
     else:
-        longest = pc.max(pc.binary_length(array)).as_py() or 0
+        width = np.dtype(np.int64 if kind.startswith("large") else np.int32)
+        start = array.offset * width.itemsize
+        lengths = np.diff(np.frombuffer(array.buffers()[1], width, len(array) + 1, start))
+    # Of what is null the length may be anything.
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    longest = int(lengths.max(initial=0, where=valid))
     if longest > MAX_STRING_BYTES:
         raise pa.ArrowInvalid(f"one of {longest} bytes, the limit is {MAX_STRING_BYTES}")
 
