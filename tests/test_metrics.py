@@ -286,6 +286,35 @@ def test_prime_rl_at_extremes():
     assert math.isnan(huge["mismatch_kl/all/std"])
 
 
+@pytest.mark.parametrize(("cap", "floor"), [(None, None), (1.2, None), (1.2, 0.9), (5.0, 0.5)])
+def test_slime(cap, floor):
+    """Restated from slime 0.3.1 and commit 624b824: a mean over sequences of means over tokens.
+
+    A sequence without a token that counts has the mean 0 and counts. ``tis_clipfrac`` is the share
+    of weights that the clamp to [tis_clip_low, tis_clip] changes, by default [0, 2]; IcePop's is
+    the share outside of the same limits.
+    """
+    batch = make_batch(10, spread=0.4, lengths=[*range(1, 24), 0])
+    pi, mu, mask = padded(batch)
+
+    def reduce(values):
+        return ((values * mask).sum(-1) / np.maximum(mask.sum(-1), 1)).mean()
+
+    ratio = np.exp(pi - mu)
+    clamped = np.clip(ratio, F(floor or 0.0), F(cap or 2.0))
+    expected = {
+        "train_rollout_logprob_abs_diff": reduce(np.abs(pi - mu)),
+        "tis": reduce(ratio),
+        "tis_abs": reduce(np.abs(ratio - 1)),
+        "tis_clipfrac": reduce((clamped != ratio).astype(F)),
+    }
+    assert cap is None or expected["tis_clipfrac"] > 0
+    found = values_of(batch, "slime", cap=cap, floor=floor)
+    assert set(found) == {f"train/{name}" for name in expected}
+    for name, value in expected.items():
+        assert found[f"train/{name}"] == pytest.approx(float(value), rel=1e-6, abs=1e-6), name
+
+
 @pytest.mark.parametrize("floor", [None, 0.8])
 @pytest.mark.parametrize(
     "level", ["sequence_mask", "sequence_truncate", "token_mask", "token_truncate"]
@@ -375,7 +404,7 @@ def test_bad_settings_are_refused():
         values_of(batch, "trl", floor=5.0)
     with pytest.raises(InputError, match="no such setting"):
         values_of(batch, "nemo-rl", floor=0.5)
-    for framework in ("verl", "trl"):
+    for framework in ("verl", "trl", "slime"):
         with pytest.raises(InputError, match=r"expected (.token.|one of sequence_mask)"):
             values_of(batch, framework, level="geometric")
     with pytest.raises(InputError, match="no token"):
@@ -423,7 +452,7 @@ def test_command(capsys):
     for words, message in (
         (
             ("--as", "vrl"),
-            "'--as': found 'vrl', expected one of verl, nemo-rl, prime-rl, trl, trbounds",
+            "'--as': found 'vrl', expected one of verl, nemo-rl, prime-rl, slime, trl, trbounds",
         ),
         (("--as", "nemo-rl", "--cap", "2"), "--cap"),
         (("--as", "verl", "--floor", "3"), "--floor"),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
-from trbounds.metrics import nemo_rl, prime_rl, trl, verl
+from trbounds.metrics import nemo_rl, prime_rl, slime, trl, verl
 from trbounds.metrics.importance import Weights
 from trbounds.metrics.sums import SequenceSums, sum_sequences
 from trbounds.traces.batch import TraceBatch
@@ -48,6 +48,11 @@ FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
         ),
         "nemo-rl": _Framework(nemo_rl.metrics, nemo_rl.COLUMNS, only_kept=True),
         "prime-rl": _Framework(prime_rl.metrics, prime_rl.COLUMNS),
+        "slime": _Framework(
+            slime.metrics,
+            slime.COLUMNS,
+            _Weighting(slime.make_weights, slime.TOKEN_COLUMNS, 2.0, "token"),
+        ),
         "trl": _Framework(
             trl.metrics,
             trl.COLUMNS,
@@ -116,7 +121,7 @@ def framework_metrics(
     cap, floor, level : float, float and str, optional
         The framework's setting of importance weights: verl's ``rollout_is_threshold``, its lower
         number if it has two, and ``rollout_is``; TRL's ``vllm_importance_sampling_clip_max``,
-        ``_clip_min`` and ``_mode``.
+        ``_clip_min`` and ``_mode``; slime's ``tis_clip`` and ``tis_clip_low``.
 
     Returns
     -------

@@ -104,6 +104,7 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
         "exp_absolute": _sum(lambda block: np.exp(block.absolute)),
         "jensen_shannon": _sum(_Block.jensen_shannon),
         "weight": _sum(lambda block: block.weight),
+        "weight_distance": _sum(lambda block: np.abs(block.ratio_minus_one)),
         "weight_above": _count(lambda block: block.weight > block.weights.cap),
         "weight_below": _count(lambda block: block.weight < block.weights.low),
         "applied": _sum(lambda block: block.applied),
@@ -127,6 +128,7 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
 ``exp_absolute``         ``e^|d|``
 ``jensen_shannon``       half the k3 of either log-probability against that of the even mixture
 ``weight``               ``w = e^d``, where the framework clamps d to [-20, 20]
+``weight_distance``      ``|e^d - 1|``
 ``weight_above``,        1 where w is above the cap, below the floor (or the cap's inverse)
 ``weight_below``
 ``applied``,             w after the limits of :class:`Weights`, and its square

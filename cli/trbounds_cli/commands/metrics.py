@@ -19,7 +19,9 @@ def command(
     framework: Annotated[
         str,
         typer.Option(
-            "--as", metavar="NAME", help="verl, nemo-rl, prime-rl or trl; or trbounds, our own."
+            "--as",
+            metavar="NAME",
+            help="verl, nemo-rl, prime-rl, slime or trl; or trbounds, our own.",
         ),
     ] = "trbounds",
     by_step: Annotated[
@@ -28,13 +30,17 @@ def command(
     cap: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="verl's rollout_is_threshold, TRL's clip_max of importance ratios."
+            metavar="X",
+            help="verl's rollout_is_threshold, slime's tis_clip, TRL's clip_max of importance "
+            "ratios.",
         ),
     ] = None,
     floor: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Lower number of verl's threshold, as for IcePop; TRL's clip_min."
+            metavar="X",
+            help="Lower number of verl's threshold, as for IcePop; slime's tis_clip_low, TRL's "
+            "clip_min.",
         ),
     ] = None,
     level: Annotated[
