@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 
+import array_api_strict as strict
 import ml_dtypes
 import mpmath as mp
 import numpy as np
@@ -93,12 +94,15 @@ def test_the_cases_reach_from_tiny_to_full_total_variation() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ">f8", ">f4", ">f2", "<f2"]
+)
 def test_every_dtype_is_read_as_its_values(dtype, precision, engine) -> None:
     rng = np.random.default_rng(3)
     x = (4 * rng.normal(size=(3, 5000))).astype(dtype)
     y = (x.astype(np.float64) + 0.1 * rng.normal(size=x.shape)).astype(dtype)
     x[1, :4] = [1e-7, -3e-6, 0.0, -0.0]  # subnormal in float16
+    x[2], y[2] = (np.resize(z[2, :5], 5000) for z in (x, y))  # finite also with bytes swapped
     expected = divergences(x.astype(np.float64), y.astype(np.float64))
     result = row_divergences(x, y, precision=precision, engine=engine, threads=2)
     for field in FIELDS:
@@ -161,8 +165,13 @@ def test_bad_arguments_are_refused() -> None:
         row_divergences(x.astype(ml_dtypes.float8_e4m3fn), x)
     with pytest.raises(InputError, match="'precision'"):
         row_divergences(x, x, precision="float16")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="'engine'"):
-        row_divergences(np.zeros((1, 5000)), np.zeros((1, 5000)), engine="c")  # type: ignore[arg-type]
+    for width in (10, 5000):
+        z = np.zeros((1, width))
+        with pytest.raises(InputError, match="'engine'"):
+            row_divergences(z, z, engine="c")  # type: ignore[arg-type]
+        for threads in (0, -1, 2.0):
+            with pytest.raises(InputError, match=r"'threads': found .*, expected a whole number"):
+                row_divergences(z, z, threads=threads)  # type: ignore[arg-type]
 
 
 def test_numba_asked_for_and_absent(monkeypatch) -> None:
@@ -171,6 +180,16 @@ def test_numba_asked_for_and_absent(monkeypatch) -> None:
     with pytest.raises(MissingDependency, match=r"trbounds\[fast\]"):
         row_divergences(x, x, engine="numba")
     assert row_divergences(x, x, engine="auto").kl[0] == 0.0
+
+
+def test_lists_and_arrays_of_other_libraries_count_as_numpy() -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(2, 3, 20))
+    expected = row_divergences(x, y)
+    for made in (np.ndarray.tolist, strict.asarray):
+        found = row_divergences(made(x), made(y), device="cpu")
+        np.testing.assert_array_equal(found.kl, expected.kl)
+        assert type(found.kl) is np.ndarray
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -64,12 +64,14 @@ def row_divergences(
     ----------
     rollout_logits, train_logits : array, shape (n, V)
         Logits of the rollout policy μ and the training policy π; float64, float32, float16 or
-        bfloat16 (ml_dtypes), memory-mapped or not. -inf is probability 0. Also CuPy arrays, and
-        arrays of other libraries on a CUDA device through DLPack (torch tensors without
-        gradient); there bfloat16 comes as 16-bit integers, ``tensor.view(torch.int16)``.
+        bfloat16 (ml_dtypes), memory-mapped or not; nested lists and host arrays of other libraries
+        count as numpy. -inf is probability 0. Also CuPy arrays, and arrays of other libraries on
+        a CUDA device through DLPack (torch tensors without gradient); there bfloat16 comes as
+        16-bit integers, ``tensor.view(torch.int16)``.
     precision : {"float64", "float32"}
         Precision of the exponentials. Relative error of kl, tv and chi2 at most 1e-10, or 1e-5,
-        for TV from 1e-10 to 1.
+        for TV from 1e-10 to 1 and logits of magnitude up to 1000; the entropy is good to that
+        share of one nat.
     engine : {"auto", "numpy", "numba"}
         On the CPU; "auto" takes numba where it is installed.
     device : {"auto", "cpu", "cuda"}
@@ -106,9 +108,10 @@ def row_divergences(
             raise InputError("found arrays on a CUDA device, expected numpy", field="device")
         rollout_logits, train_logits = map(share_with_cupy, (rollout_logits, train_logits))
         device = "cuda"
+    else:
+        rollout_logits, train_logits = map(to_numpy, (rollout_logits, train_logits))
     _check_pair(rollout_logits, train_logits)
-    if precision not in ("float64", "float32"):
-        raise InputError(f"found {precision!r}, expected 'float64' or 'float32'", field="precision")
+    _check_settings(precision, engine, threads)
     small = rollout_logits.shape[1] <= _SMALL_VOCABULARY
     if device == "cuda" or (device == "auto" and not small and is_available()):
         sums = _cuda_rows(rollout_logits, train_logits, precision)
@@ -162,7 +165,7 @@ def _large_rows(
     sums = np.empty((n, len(COLUMNS)))
     if threads is None:
         threads = _usable_cores() if _uses_numba(engine) else 1
-    workers = max(1, min(threads, n))
+    workers = min(threads, max(n, 1))
 
     def work(first: int) -> None:
         kernel = _make_kernel(engine, precision)
@@ -194,8 +197,6 @@ def _usable_cores() -> int:
 
 
 def _uses_numba(engine: str) -> bool:
-    if engine not in ("auto", "numpy", "numba"):
-        raise InputError(f"found {engine!r}, expected 'auto', 'numpy' or 'numba'", field="engine")
     found = find_spec("numba") is not None
     if engine == "numba" and not found:
         raise MissingDependency("numba", extra="fast", purpose="engine='numba'")
@@ -208,6 +209,17 @@ def _make_kernel(engine: str, precision: Precision) -> _Kernel:
     from trbounds.logits.numba_kernel import NumbaKernel
 
     return NumbaKernel(precision)
+
+
+def _check_settings(precision: str, engine: str, threads: int | None) -> None:
+    if precision not in ("float64", "float32"):
+        raise InputError(f"found {precision!r}, expected 'float64' or 'float32'", field="precision")
+    if engine not in ("auto", "numpy", "numba"):
+        raise InputError(f"found {engine!r}, expected 'auto', 'numpy' or 'numba'", field="engine")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise InputError(
+            f"found {threads!r}, expected a whole number of at least 1", field="threads"
+        )
 
 
 def _check_pair(x: Any, y: Any) -> None:

@@ -2,8 +2,8 @@
 
 The same passes as in `trbounds.logits.numpy_kernel`, one row at a time and fused: a block of logits
 is widened into a buffer that stays in the first-level cache, and every exponential is a polynomial
-that the compiler turns into vector instructions. Rows with -inf, NaN or huge ratios, which are
-rare, are handed to the numpy kernel.
+that the compiler turns into vector instructions. Rare rows are handed to the numpy kernel: those
+with -inf, NaN or huge ratios, of two dtypes, or in the byte order of another machine.
 
 Only the loops that add up let the compiler reorder operations (`_SUM`); the functions that reduce
 the argument of an exponential must not be reordered (`EXACT`).
@@ -229,10 +229,12 @@ class NumbaKernel:
         InputError
             If the row holds NaN or +inf or is -inf throughout; without a record.
         """
+        if x.dtype != y.dtype or not x.dtype.isnative:
+            return self._general.row(x, y)
         kind = _KINDS[x.dtype.name]
         a, b = (x, y) if kind == 0 else (x.view(np.uint16), y.view(np.uint16))
         sums = np.empty(len(COLUMNS))
-        if x.dtype == y.dtype and _row(
+        if _row(
             *(a, b, kind, self._single),
             *(self._correct_below, self._limit, self._wide, self._narrow, sums),
         ):
