@@ -77,6 +77,17 @@ def test_matches_high_precision(kind: str, scale: float) -> None:
     assert float(ours.unsupported_mass) == 0.0
 
 
+@pytest.mark.parametrize("size", [1e9, 1e30, 1e300])
+def test_logits_of_any_size_are_distributions(size: float) -> None:
+    """As filler values make them: what counts is each row less its largest logit."""
+    x = np.array([[size, size, -size], [-size, -size, -size], [size, -size, 0.0]])
+    y = np.array([[-size, -size, size], [-size, -size, -size], [size, -size, size]])
+    found = divergences(x, y)
+    np.testing.assert_allclose(found.entropy, [math.log(2), math.log(3), 0.0], rtol=1e-15)
+    np.testing.assert_allclose(found.tv, [1.0, 0.0, 0.5], rtol=1e-15)
+    np.testing.assert_allclose(found.kl, [2 * size - math.log(2), 0.0, math.log(2)], rtol=1e-15)
+
+
 def test_huge_ratios_neither_overflow_nor_lose_accuracy() -> None:
     x = np.array([0.0, -800.0, -300.0, -1.0])
     y = np.array([-900.0, 0.0, -2.0, -3.0])
@@ -184,6 +195,11 @@ def test_leading_axes_broadcast_and_float32_is_summed_in_float64() -> None:
         ),
         ([0.0, 1.0], [0.0, 0.0, 0.0], "found vocabulary 3, expected 2"),
         (1.0, [0.0, 0.0], "expected \\(..., vocabulary\\)"),
+        (
+            np.zeros((2, 3)),
+            np.zeros((4, 3)),
+            r"'logits_pi': found shape \(4, 3\), expected leading axes .* \(2, 3\)",
+        ),
     ],
 )
 def test_bad_logits_are_refused(x, y, message: str) -> None:

@@ -155,6 +155,20 @@ def test_bad_rows_are_named(engine, width) -> None:
         row_divergences(bad, good, engine=engine)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("width", [257, 5000])
+def test_rows_whose_normaliser_has_lost_its_digits_are_refused(engine, width) -> None:
+    good = np.zeros((3, width))
+    good[0, 5] = -1e30  # a filler value: probability 0 for any float
+    assert row_divergences(good, good, engine=engine).kl.tolist() == [0.0, 0.0, 0.0]
+    for value in (1e7, 1e30, -1e30):
+        bad = good.copy()
+        bad[1] = value
+        message = "record 1, field 'train_logits': found logits up to .*, expected at most 1e\\+06"
+        with pytest.raises(InputError, match=message):
+            row_divergences(good, bad, engine=engine)
+
+
 def test_bad_arguments_are_refused() -> None:
     x = np.zeros((2, 10), dtype=np.float32)
     with pytest.raises(InputError, match="found shape \\(2, 9\\), expected \\(2, 10\\)"):

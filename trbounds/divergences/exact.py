@@ -13,6 +13,7 @@ TV below 1e-5; c is therefore corrected by log(sum mu exp(d)), which is 0 at the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -77,10 +78,23 @@ class Ratio:
     difference: Any  # pi - mu, without cancellation
 
 
-def log_normaliser(xp: ModuleType, x: Any) -> Any:
-    """Return log sum exp over the last axis, kept as an axis of length 1."""
+@dataclass(frozen=True)
+class Normaliser:
+    """log Σ exp(logit) of rows, in two parts: their sum would lose what a huge peak leaves."""
+
+    peak: Any  # the largest logit
+    rest: Any  # log Σ exp(logit - peak)
+
+    @property
+    def log(self) -> Any:
+        """The log-normaliser."""
+        return self.peak + self.rest
+
+
+def normaliser(xp: ModuleType, x: Any) -> Normaliser:
+    """Return the normaliser over the last axis, kept as an axis of length 1."""
     peak = xp.max(x, axis=-1, keepdims=True)
-    return peak + xp.log(xp.sum(xp.exp(x - peak), axis=-1, keepdims=True))
+    return Normaliser(peak, xp.log(xp.sum(xp.exp(x - peak), axis=-1, keepdims=True)))
 
 
 def _ratio(logits_mu: Any, logits_pi: Any) -> Ratio:
@@ -93,15 +107,24 @@ def _ratio(logits_mu: Any, logits_pi: Any) -> Ratio:
             f"found vocabulary {y.shape[-1]}, expected {x.shape[-1]} as in 'logits_mu'",
             field="logits_pi",
         )
-    x, y = xp.broadcast_arrays(x, y)
-    norm_x, norm_y = log_normaliser(xp, x), log_normaliser(xp, y)
-    shift = norm_y - norm_x
-    first = ratio_at(xp, x, y, norm_x, shift, xp.zeros_like(shift))
+    try:
+        x, y = xp.broadcast_arrays(x, y)
+    except ValueError:
+        raise InputError(
+            f"found shape {tuple(y.shape)}, expected leading axes that broadcast with "
+            f"{tuple(x.shape)} of 'logits_mu'",
+            field="logits_pi",
+        ) from None
+    norms = normaliser(xp, x), normaliser(xp, y)
+    shifts = norms[1].peak - norms[0].peak, norms[1].rest - norms[0].rest
+    first = ratio_at(xp, x, y, *norms, shifts)
     excess = xp.sum(first.difference, axis=-1, keepdims=True)
-    return ratio_at(xp, x, y, norm_x, shift, xp.log1p(excess))
+    return ratio_at(xp, x, y, *norms, (*shifts, xp.log1p(excess)))
 
 
-def ratio_at(xp: ModuleType, x: Any, y: Any, norm: Any, shift: Any, correction: Any) -> Ratio:
+def ratio_at(
+    xp: ModuleType, x: Any, y: Any, norm_x: Normaliser, norm_y: Normaliser, shifts: Sequence[Any]
+) -> Ratio:
     """Compare rows, or parts of rows, of logits at known normalisers.
 
     Parameters
@@ -110,11 +133,11 @@ def ratio_at(xp: ModuleType, x: Any, y: Any, norm: Any, shift: Any, correction: 
         Array namespace.
     x, y : array, shape (..., n)
         Float64 logits of μ and π.
-    norm : float or array, shape (..., 1)
-        Log-normaliser of the whole rows of `x`.
-    shift, correction : float or array, shape (..., 1)
-        Their sum is the log-normaliser of y less that of x; they are subtracted one after the
-        other, because the correction is smaller than what rounding leaves of the shift.
+    norm_x, norm_y : Normaliser
+        Of the whole rows, their parts floats or arrays of shape (..., 1).
+    shifts : sequence of float or array, shape (..., 1)
+        Their sum is the log-normaliser of y less that of x. They are subtracted one after the
+        other, since the later ones may be smaller than what rounding leaves of the first.
 
     Returns
     -------
@@ -124,12 +147,13 @@ def ratio_at(xp: ModuleType, x: Any, y: Any, norm: Any, shift: Any, correction: 
     in_mu, in_pi = x > -math.inf, y > -math.inf
     shared = in_mu & in_pi
     zero = xp.zeros_like(x)
-    norm = zero + norm
-    log_mu = xp.where(in_mu, x, norm) - norm
-    log_pi = xp.where(in_pi, y, norm) - norm - shift - correction
+    log_mu = xp.where(in_mu, (xp.where(in_mu, x, zero) - norm_x.peak) - norm_x.rest, zero)
+    log_pi = (xp.where(in_pi, y, zero) - norm_y.peak) - norm_y.rest
     mu = xp.where(in_mu, xp.exp(log_mu), zero)
-    pi = xp.where(in_pi, xp.exp(log_pi), zero)
-    log_ratio = xp.where(shared, y, zero) - xp.where(shared, x, zero) - shift - correction
+    pi = xp.exp(xp.where(in_pi, log_pi, -math.inf))
+    log_ratio = xp.where(shared, y, zero) - xp.where(shared, x, zero)
+    for shift in shifts:
+        log_ratio = log_ratio - shift
     log_ratio = xp.where(shared, log_ratio, zero)
     close = shared & (log_ratio < 1.0)
     rise = xp.expm1(xp.where(close, log_ratio, zero))
@@ -223,9 +247,10 @@ def divergences(logits_mu: Any, logits_pi: Any) -> Divergences:
 
     Notes
     -----
-    Relative error of kl, tv and chi2 below 1e-10 for TV from 1e-10 to 1 (for logits of magnitude up
-    to 100). Several temporaries of the size of the arguments are made: for rows of a large
-    vocabulary use `trbounds.logits.row_divergences`.
+    Relative error of kl, tv and chi2 below 1e-10 for TV from 1e-10 to 1, for logits of magnitude up
+    to 1000; beyond, the rounding of the logits themselves shows in small divergences. Several
+    temporaries of the size of the arguments are made: for rows of a large vocabulary use
+    `trbounds.logits.row_divergences`.
 
     Examples
     --------

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, to_numpy
-from trbounds.divergences.exact import Divergences, divergences, log_normaliser
+from trbounds.divergences.exact import Divergences, divergences, normaliser
 from trbounds.errors import InputError, MissingDependency
 from trbounds.logits.cuda import cuda_row_sums, is_available, is_device_array, share_with_cupy
 from trbounds.logits.numpy_kernel import COLUMNS, NumpyKernel
@@ -27,6 +27,9 @@ Device = Literal["auto", "cpu", "cuda"]
 # Up to this vocabulary the rows are taken in blocks of this many logits.
 _SMALL_VOCABULARY = 4096
 _SMALL_BLOCK = 32_768
+
+# Normalisers beyond this are rounded at 1e-10 and more.
+_LARGEST_NORMALISER = 1e6
 
 _LOGIT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -90,8 +93,8 @@ def row_divergences(
     Raises
     ------
     InputError
-        If the shapes or dtypes are wrong, or a row holds NaN or +inf or is -inf throughout; the
-        record is the row.
+        If the shapes or dtypes are wrong, or a row holds NaN or +inf, is -inf throughout or has a
+        largest logit beyond 1e6 either way; the record is the row.
     MissingDependency
         If engine is "numba" and numba is not installed, or CuPy is needed and is not.
     """
@@ -120,7 +123,22 @@ def row_divergences(
     else:
         sums = _large_rows(rollout_logits, train_logits, precision, engine, threads)
     columns = array_namespace(sums).ascontiguousarray(sums.T)
-    return RowDivergences(**dict(zip(COLUMNS, columns, strict=True)))
+    result = RowDivergences(**dict(zip(COLUMNS, columns, strict=True)))
+    _check_normaliser(result.rollout_log_normaliser, "rollout_logits")
+    _check_normaliser(result.train_log_normaliser, "train_logits")
+    return result
+
+
+def _check_normaliser(values: Any, field: str) -> None:
+    bad = abs(values) > _LARGEST_NORMALISER
+    if bad.any():
+        row = int(bad.argmax())
+        raise InputError(
+            f"found logits up to {float(values[row]):g}, expected at most "
+            f"{_LARGEST_NORMALISER:g} either way: log-probabilities would lose their digits",
+            record=row,
+            field=field,
+        )
 
 
 def _cuda_rows(x: Any, y: Any, precision: Precision) -> Any:
@@ -154,7 +172,7 @@ def _small_rows(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         for k, name in enumerate(COLUMNS[:7]):
             sums[rows, k] = getattr(part, name)
         xp = array_namespace(a)
-        sums[rows, 7], sums[rows, 8] = (log_normaliser(xp, z)[:, 0] for z in (a, b))
+        sums[rows, 7], sums[rows, 8] = (normaliser(xp, z).log[:, 0] for z in (a, b))
     return sums
 
 

@@ -10,7 +10,6 @@ the total variation, a third pass corrects it; see `trbounds.divergences.exact` 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dasum, sasum
 
 from trbounds.arrays import array_namespace
-from trbounds.divergences.exact import ratio_at, sum_divergences
+from trbounds.divergences.exact import Normaliser, ratio_at, sum_divergences
 from trbounds.errors import InputError
 
 __all__ = ["COLUMNS", "CORRECT_BELOW", "LOG_RATIO_LIMIT", "NumpyKernel"]
@@ -52,19 +51,6 @@ _SERIES = {
 }
 
 
-@dataclass(frozen=True)
-class Normaliser:
-    """The sum of exp(logit) of one row: exp(peak) * total, with peak its largest logit."""
-
-    peak: float
-    total: float
-
-    @property
-    def log(self) -> float:
-        """The log-normaliser."""
-        return self.peak + math.log(self.total)
-
-
 class NumpyKernel:
     """Sums over the vocabulary of one row at a time, with its own small buffers.
 
@@ -94,17 +80,16 @@ class NumpyKernel:
             return self._row(x, y)
 
     def _row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
-        norm_x = self._normaliser(x, "rollout_logits")
-        norm_y = self._normaliser(y, "train_logits")
-        shift = norm_y.log - norm_x.log
+        norms = self._normaliser(x, "rollout_logits"), self._normaliser(y, "train_logits")
+        shift = norms[1].log - norms[0].log
         correction = 0.0
-        sums = self._sum_chunks(x, y, norm_x, shift, correction)
+        sums = self._sum_chunks(x, y, norms, shift, correction)
         if sums[2] < CORRECT_BELOW[self._precision]:
-            correction = math.log1p(self._excess(x, y, norm_x, shift))
-            sums = self._sum_chunks(x, y, norm_x, shift, correction)
+            correction = math.log1p(self._excess(x, y, norms, shift))
+            sums = self._sum_chunks(x, y, norms, shift, correction)
         sums[2] = min(sums[2], 1.0)
-        sums[4] += math.log(norm_x.total)
-        sums[7:] = norm_x.log, norm_x.log + shift + correction
+        sums[4] += norms[0].rest
+        sums[7:] = norms[0].log, norms[0].log + shift + correction
         return sums
 
     def _normaliser(self, row: NDArray[Any], field: str) -> Normaliser:
@@ -127,20 +112,20 @@ class NumpyKernel:
             total += float(np.add.reduce(logit))
         if peak == -math.inf:
             raise InputError("all logits are -inf, expected at least one token", field=field)
-        return Normaliser(peak, total)
+        return Normaliser(peak, math.log(total))
 
     def _sum_chunks(
         self,
         x: NDArray[Any],
         y: NDArray[Any],
-        norm_x: Normaliser,
+        norms: tuple[Normaliser, Normaliser],
         shift: float,
         correction: float,
     ) -> NDArray[np.float64]:
         sums = np.zeros(len(COLUMNS))
         for start in range(0, x.size, CHUNK):
             chunk = slice(start, start + CHUNK)
-            part = self._sum_chunk(x[chunk], y[chunk], norm_x, shift, correction)
+            part = self._sum_chunk(x[chunk], y[chunk], norms, shift, correction)
             largest = max(sums[5], part[5])
             sums += part
             sums[5] = largest
@@ -157,19 +142,21 @@ class NumpyKernel:
         delta -= shift
         return logit, other, delta
 
-    def _excess(self, x: NDArray[Any], y: NDArray[Any], norm_x: Normaliser, shift: float) -> float:
+    def _excess(
+        self, x: NDArray[Any], y: NDArray[Any], norms: tuple[Normaliser, Normaliser], shift: float
+    ) -> float:
         """Return the sum of pi - mu, which is 0 up to the error of the normalisers."""
         total = 0.0
         for start in range(0, x.size, CHUNK):
             chunk = slice(start, start + CHUNK)
             logit, other, delta = self._load(x[chunk], y[chunk], shift)
             if self._is_ordinary(float(delta.min()), float(delta.max())):
-                logit -= norm_x.peak
+                logit -= norms[0].peak
                 np.exp(logit, out=logit)
                 np.expm1(delta, out=delta)
-                total += _dot(logit, delta) / norm_x.total
+                total += _dot(logit, delta) / math.exp(norms[0].rest)
             else:
-                ratio = ratio_at(array_namespace(logit), logit, other, norm_x.log, shift, 0.0)
+                ratio = ratio_at(array_namespace(logit), logit, other, *norms, (shift,))
                 total += float(ratio.difference.sum())
         return total
 
@@ -181,7 +168,7 @@ class NumpyKernel:
         self,
         a: NDArray[Any],
         b: NDArray[Any],
-        norm_x: Normaliser,
+        norms: tuple[Normaliser, Normaliser],
         shift: float,
         correction: float,
     ) -> NDArray[np.float64]:
@@ -190,9 +177,9 @@ class NumpyKernel:
             delta -= correction
         low, high = float(delta.min()), float(delta.max())
         if not self._is_ordinary(low, high):
-            return _general_sums(logit, other, norm_x, shift, correction)
+            return _general_sums(logit, other, norms, shift, correction)
         # Buffers are used again as soon as they are free: together they must fit the cache.
-        logit -= norm_x.peak
+        logit -= norms[0].peak
         weight, scratch, *narrow = (buffer[: a.size] for buffer in self._buffers)
         d, argument = narrow or (delta, logit)
         if narrow:
@@ -210,7 +197,7 @@ class NumpyKernel:
         np.multiply(weight, rise, out=weight)  # pi - mu, up to the factor of the normaliser
         chi2, reverse = _dot(weight, rise), _dot(weight, d) - kl
         sums = np.array([kl, reverse, 0.5 * _abs_sum(weight), chi2, entropy, *4 * (0.0,)])
-        sums /= norm_x.total
+        sums /= math.exp(norms[0].rest)
         sums[5] = max(-low, high)
         return sums
 
@@ -245,12 +232,16 @@ def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _general_sums(
-    x: NDArray[Any], y: NDArray[Any], norm_x: Normaliser, shift: float, correction: float
+    x: NDArray[Any],
+    y: NDArray[Any],
+    norms: tuple[Normaliser, Normaliser],
+    shift: float,
+    correction: float,
 ) -> NDArray[np.float64]:
     """Sum one chunk that holds -inf or huge ratios, in float64."""
-    ratio = ratio_at(array_namespace(x), x, y, norm_x.log, shift, correction)
+    ratio = ratio_at(array_namespace(x), x, y, *norms, (shift, correction))
     result = sum_divergences(ratio)
     sums = np.array([float(getattr(result, name)) for name in COLUMNS[:7]] + [0.0, 0.0])
-    # The row adds the logarithm of the total to the entropy at the end.
-    sums[4] -= float(ratio.mu.sum()) * math.log(norm_x.total)
+    # The row adds the rest of the normaliser to the entropy at the end.
+    sums[4] -= float(ratio.mu.sum()) * norms[0].rest
     return sums
