@@ -6,7 +6,6 @@ import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
 
 import typer
 from typer.exceptions import TyperException
@@ -52,15 +51,13 @@ def run(words: Sequence[str], *, everything: bool = False) -> int:
     int
         The exit code: 0, 1 or 2.
     """
-    if isinstance(sys.stdout, TextIOWrapper):
-        # Not every terminal has every letter, nor has every file name a text.
-        sys.stdout.reconfigure(errors="backslashreplace")
     names = command_names()
     if not everything and (not words or words[0] not in names):
         return _refuse(f"no command '{words[0]}'" + _suggestion(words[0], names))
     app = make_app(names if everything else [words[0]])
     try:
         code = app(args=list(words), prog_name="trbounds", standalone_mode=False)
+        sys.stdout.flush()
     except TyperException as usage:
         return _refuse(f"{usage.format_message()} (see 'trbounds {words[0]} --help')")
     except InputError as problem:
@@ -69,8 +66,6 @@ def run(words: Sequence[str], *, everything: bool = False) -> int:
         return _refuse(f"{problem}" + " (see --reward-range)" * of_rewards)
     except TrboundsError as problem:
         return _refuse(str(problem))
-    except BrokenPipeError:
-        return 0
     except OSError as problem:
         place = f"{problem.filename}: " if problem.filename else ""
         return _refuse(f"{place}{problem.strerror or problem}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
+import os
 import re
+import subprocess
 import sys
 
 import pytest
 
+from trbounds.traces import example_path
 from trbounds_cli import main
 from trbounds_cli.output import print_table
 
@@ -86,3 +91,52 @@ def test_a_stream_that_lacks_a_letter_gets_its_number(monkeypatch, encoding):
     stream.flush()
     assert not stop.value.code
     assert r"KL(rollout\u2016train)" in printed.getvalue().decode(encoding)
+
+
+RUN = [sys.executable, "-c", "from trbounds_cli import main; main()"]
+
+
+@pytest.fixture
+def no_reader():
+    """A pipe that nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("bound --help", 0),
+        ("bound --T 8 --kl-max 1", 0),
+        ("bound --T 8 --kl-max 1 --json", 0),
+        ("bound --T 0", 2),
+        ("verify fault.jsonl", 1),
+    ],
+)
+def test_a_pipe_that_closes_early_changes_no_exit_code(tmp_path, no_reader, words, code):
+    with gzip.open(example_path(), "rt") as stream:
+        rows = [json.loads(line) for line in stream][:16]
+    for row in rows:
+        row["train_logprobs"] = row["rollout_logprobs"]
+    (tmp_path / "fault.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [*RUN, *words.split()]
+    done = subprocess.run(
+        command, cwd=tmp_path, stdout=no_reader, stderr=subprocess.PIPE, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count(b"\n") == (code == 2)
+
+
+def test_output_that_finds_no_room_is_one_line():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full on this system")
+    command = [*RUN, "bound", "--T", "8", "--kl-max", "1", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("trbounds: error: ")
+    assert done.stderr.count(b"\n") == 1
