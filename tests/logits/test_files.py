@@ -286,6 +286,39 @@ def test_top_k_intervals_hold_the_exact_values(tmp_path, k) -> None:
         np.testing.assert_allclose(interval.upper.tv, exact.tv, rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("noise", [1e-8, 1e-4, 0.3])
+@pytest.mark.parametrize(("width", "k"), [(2, 1), (2, 2), (40, 5), (40, 39), (40, 40)])
+def test_top_k_intervals_allow_for_the_rounding_of_the_log(
+    tmp_path, width, k, noise, dtype
+) -> None:
+    """Peaked, flat and partly excluded rows, with ties; the rest can be far below the rounding."""
+    rng = np.random.default_rng(8)
+    x = rng.choice([0.3, 3.0, 9.0], size=(300, 1)) * rng.normal(size=(300, width))
+    y = x + noise * rng.normal(size=x.shape)
+    x[::3], y[::3] = np.round(x[::3]), np.round(y[::3])
+    x[50:100, 1:][rng.random((50, width - 1)) < 0.4] = -np.inf
+    y[80:130, 1:][rng.random((50, width - 1)) < 0.4] = -np.inf
+    x[200:210, 1] = y[205:215, 1] = -1e30  # filler values
+    x[220:225, 1] = -740.0
+    stored = {}
+    for policy, logits in (("rollout", x), ("train", y)):
+        logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        ids = np.argsort(-logprobs, axis=1)[:, :k]
+        stored[f"{policy}_topk_ids"] = ids
+        with np.errstate(over="ignore"):  # in float16
+            kept = np.take_along_axis(logprobs, ids, axis=1).astype(dtype)
+        stored[f"{policy}_topk_logprobs"] = kept
+    (interval,) = top_k_divergences(read_logits(save(tmp_path, "npz", stored)))
+    exact = divergences(x, y)
+    for field in ("kl", "kl_reverse", "tv", "chi2", "entropy", "max_abs_log_ratio"):
+        value = getattr(exact, field)
+        slack = 1e-13 * np.where(np.isfinite(value), value, 0.0) + 1e-15
+        assert np.all(getattr(interval.lower, field) <= value + slack), field
+        assert np.all(value <= getattr(interval.upper, field) + slack), field
+    assert np.all(exact.unsupported_mass <= interval.upper.unsupported_mass)
+
+
 def test_top_k_intervals_narrow_with_k(tmp_path) -> None:
     bounds = []
     for k in (5, 20, 50):

@@ -5,6 +5,11 @@ divergences of the merged distributions are lower bounds (data processing), and 
 a sum of non-negative terms, so that leaving a term out keeps it a lower bound. For the total
 variation the rest adds at most half of what both policies left unlogged, which gives an upper
 bound; KL and χ² have none, since a token outside S may have any ratio.
+
+A logged log-probability l stands for every number within max(10, |l|) 2^-bits of it, with the bits
+of the stored dtype (23 for float32): the rounding of the file, and as much again of what computed
+it. The ends hold for all of them. So a float32 log cannot tell two policies apart whose
+log-probabilities differ by 1e-6, and says so by a lower end of 0.
 """
 
 from __future__ import annotations
@@ -25,6 +30,9 @@ from trbounds.logits.files import LogitsFile, TopKBatch
 __all__ = ["DivergenceIntervals", "top_k_divergences"]
 
 _PAIR_LIMIT = 4_000_000  # comparisons of ids held at once
+_BITS = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
+_LARGEST = 700.0  # of a number whose exponential is taken
+_SUM_ERROR = 2.0**-50  # of a sum of probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +79,31 @@ def top_k_divergences(file: LogitsFile) -> Iterator[DivergenceIntervals]:
             yield _intervals(batch, slice(start, start + step), file.path)
 
 
-def _policy(
-    batch: TopKBatch, policy: str, rows: slice, path: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
-    """Return ids, log-probabilities and the resolution of their sum, checked."""
+@dataclass(frozen=True)
+class _Logged:
+    """What one policy logged of some rows.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape (rows, k)
+        Token ids; -1 where there is none.
+    log_p, error : ndarray, shape (rows, k)
+        Log-probabilities, -inf where there is no token; and how far each may be off.
+    """
+
+    ids: NDArray[np.int64]
+    log_p: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+def _policy(batch: TopKBatch, policy: str, rows: slice, path: str) -> _Logged:
     ids = getattr(batch, f"{policy}_topk_ids")[rows].astype(np.int64)
     stored = getattr(batch, f"{policy}_topk_logprobs")[rows]
-    logprobs = np.where(ids == -1, -np.inf, stored.astype(np.float64))
-    resolution = _resolution(stored)
+    log_p = np.where(ids == -1, -np.inf, stored.astype(np.float64))
+    unit = 2.0 ** -_BITS[stored.dtype.name]
+    resolution = 10.0 * unit
     ordered = np.sort(ids, axis=1)
-    total = np.exp(np.minimum(logprobs, 0.0)).sum(axis=1)
+    total = np.exp(np.minimum(log_p, 0.0)).sum(axis=1)
     field = f"{policy}_topk_logprobs"
     for bad, name, problem in (
         ((ids < -1).any(axis=1), f"{policy}_topk_ids", "found an id below -1"),
@@ -89,9 +112,9 @@ def _policy(
             f"{policy}_topk_ids",
             "found a token twice, expected each once",
         ),
-        (np.isnan(logprobs).any(axis=1), field, "found NaN, expected log-probabilities"),
+        (np.isnan(log_p).any(axis=1), field, "found NaN, expected log-probabilities"),
         (
-            (logprobs > resolution).any(axis=1),
+            (log_p > resolution).any(axis=1),
             field,
             "found a log-probability above 0, expected natural log-probabilities",
         ),
@@ -104,67 +127,92 @@ def _policy(
         if bad.any():
             record = batch.first_row + (rows.start or 0) + int(bad.argmax())
             raise InputError(problem, file=path, record=record, field=name)
-    return ids, np.minimum(logprobs, 0.0), resolution
-
-
-def _resolution(stored: NDArray[Any]) -> float:
-    """Return how far a sum of stored probabilities may be off: log-probabilities near 10."""
-    bits = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}[stored.dtype.name]
-    return 10.0 * 2.0**-bits
+    error = np.maximum(resolution, unit * np.abs(np.where(np.isfinite(log_p), log_p, 0.0)))
+    return _Logged(ids, np.minimum(log_p, 0.0), error)
 
 
 def _intervals(batch: TopKBatch, rows: slice, path: str) -> DivergenceIntervals:
-    ids_mu, log_mu, error_mu = _policy(batch, "rollout", rows, path)
-    ids_pi, log_pi, error_pi = _policy(batch, "train", rows, path)
-    match = (ids_mu[:, :, None] == ids_pi[:, None, :]) & (ids_mu[:, :, None] >= 0)
-    partner = np.take_along_axis(log_pi, match.argmax(axis=2), axis=1)
-    common = match.any(axis=2) & np.isfinite(log_mu) & np.isfinite(partner)
-    n = common.shape[0]
+    rollout = _policy(batch, "rollout", rows, path)
+    train = _policy(batch, "train", rows, path)
+    match = (rollout.ids[:, :, None] == train.ids[:, None, :]) & (rollout.ids[:, :, None] >= 0)
+    where = match.argmax(axis=2)
+    partner = np.take_along_axis(train.log_p, where, axis=1)
+    partner_error = np.take_along_axis(train.error, where, axis=1)
+    common = match.any(axis=2) & np.isfinite(rollout.log_p) & np.isfinite(partner)
 
-    mu = np.where(common, np.exp(log_mu), 0.0)
+    mu = np.where(common, np.exp(rollout.log_p), 0.0)
     pi = np.where(common, np.exp(partner), 0.0)
-    log_ratio = np.subtract(partner, log_mu, where=common, out=np.zeros_like(mu))
-    rest_mu = np.clip(1.0 - mu.sum(axis=1), 0.0, 1.0)
-    rest_pi = np.clip(1.0 - pi.sum(axis=1), 0.0, 1.0)
-    # Rounding alone could have made a smaller rest: it is then left out of the ratios.
-    counts = (rest_mu > error_mu) & (rest_pi > error_pi)
-    rest_ratio = np.where(counts, rest_pi, 1.0) / np.where(counts, rest_mu, 1.0)
-    mu = np.c_[mu, np.where(counts, rest_mu, 0.0)]
-    log_ratio = np.c_[log_ratio, np.log(rest_ratio)]
+    mu_error, pi_error = _mass_error(mu, rollout.error), _mass_error(pi, partner_error)
+    mu_rest, pi_rest = _rest(mu, mu_error), _rest(pi, pi_error)
 
-    rise = np.expm1(log_ratio)
-    kl_terms = mu * expm1_minus_float64(array_namespace(log_ratio), log_ratio)
-    common_tv = 0.5 * np.abs(pi - mu[:, :-1]).sum(axis=1)
-    kl = kl_terms.sum(axis=1)
+    # Lower ends: the least mass, and the log-ratio as near to 0 as the errors allow.
+    log_ratio = np.subtract(partner, rollout.log_p, where=common, out=np.zeros_like(mu))
+    nearest = np.maximum(np.abs(log_ratio) - rollout.error - partner_error, 0.0)
+    d = np.c_[np.copysign(nearest, log_ratio), _nearest_log_ratio(mu_rest, pi_rest)]
+    weight = np.c_[mu * np.exp(-rollout.error), mu_rest[0]]
+    counted = np.where(weight > 0.0, np.minimum(d, _LARGEST), 0.0)
+    rise = np.expm1(counted)
+    kl = (weight * expm1_minus_float64(array_namespace(d), counted)).sum(axis=1)
+    gap, gap_error = np.abs(pi - mu), mu_error + pi_error
+    rest_gap = np.maximum(pi_rest[0] - mu_rest[1], mu_rest[0] - pi_rest[1])
+    least_tv = np.maximum(gap - gap_error, 0.0).sum(axis=1) + np.maximum(rest_gap, 0.0)
+    most_tv = (gap + gap_error).sum(axis=1) + mu_rest[1] + pi_rest[1]
+    n = common.shape[0]
     lower = Divergences(
         kl=kl,
-        kl_reverse=np.maximum((mu * rise * log_ratio).sum(axis=1) - kl, 0.0),
-        tv=np.minimum(common_tv + 0.5 * np.abs(rest_pi - rest_mu), 1.0),
-        chi2=(mu * rise * rise).sum(axis=1),
-        entropy=_merged_entropy(log_mu, error_mu),
-        max_abs_log_ratio=np.abs(log_ratio).max(axis=1),
+        kl_reverse=np.maximum((weight * rise * counted).sum(axis=1) - kl, 0.0),
+        tv=np.minimum(0.5 * least_tv, 1.0),
+        chi2=(weight * rise * rise).sum(axis=1),
+        entropy=_merged_entropy(rollout),
+        max_abs_log_ratio=np.abs(d).max(axis=1),
         unsupported_mass=np.zeros(n),
     )
     unknown = np.full(n, np.inf)
     upper = Divergences(
         kl=unknown,
         kl_reverse=unknown,
-        tv=np.minimum(common_tv + 0.5 * (rest_pi + rest_mu), 1.0),
+        tv=np.minimum(0.5 * most_tv, 1.0),
         chi2=unknown,
         entropy=unknown,
         max_abs_log_ratio=unknown,
-        unsupported_mass=np.minimum(rest_pi + error_pi, 1.0),
+        unsupported_mass=pi_rest[1],
     )
     return DivergenceIntervals(
         first_row=batch.first_row + (rows.start or 0), lower=lower, upper=upper
     )
 
 
-def _merged_entropy(log_mu: NDArray[np.float64], error: float) -> NDArray[np.float64]:
-    """Return the entropy of the rollout policy with all unlogged tokens merged into one."""
-    mu = np.exp(log_mu)
-    rest = np.clip(1.0 - mu.sum(axis=1), 0.0, 1.0)
-    rest = np.where(rest > error, rest, 1.0)
-    logged = np.where(mu > 0.0, log_mu, 0.0)
-    merged: NDArray[np.float64] = -(mu * logged).sum(axis=1) - rest * np.log(rest)
-    return merged
+def _mass_error(p: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far probabilities may be off whose logarithms may be off by `error`."""
+    return p * np.expm1(np.minimum(error, _LARGEST))
+
+
+def _rest(p: NDArray[np.float64], error: NDArray[np.float64]) -> tuple[Any, Any]:
+    """Return the least and the largest mass of all tokens but these."""
+    rest, error = 1.0 - p.sum(axis=1), error.sum(axis=1) + _SUM_ERROR
+    return np.maximum(rest - error, 0.0), np.clip(rest + error, 0.0, 1.0)
+
+
+def _nearest_log_ratio(mu: tuple[Any, Any], pi: tuple[Any, Any]) -> NDArray[np.float64]:
+    """Return the log-ratio nearest to 0 of two masses, each between two ends."""
+    with np.errstate(divide="ignore"):
+        lowest, highest = np.log(pi[0]) - np.log(mu[1]), np.log(pi[1]) - np.log(mu[0])
+    nearest: NDArray[np.float64] = np.maximum(lowest, 0.0) + np.minimum(highest, 0.0)
+    return nearest
+
+
+def _merged_entropy(rollout: _Logged) -> NDArray[np.float64]:
+    """Return the least entropy of the rollout policy, all unlogged tokens merged into one."""
+    mu = np.exp(rollout.log_p)
+    error = _mass_error(mu, rollout.error)
+    ends = [mu * np.exp(-rollout.error), np.minimum(mu + error, 1.0)]
+    rest = _rest(mu, error)
+    # -p log p rises and falls: its least value lies at one end.
+    least = np.minimum(*(_entropy_term(end) for end in ends)).sum(axis=1)
+    entropy: NDArray[np.float64] = least + np.minimum(*(_entropy_term(end) for end in rest))
+    return entropy
+
+
+def _entropy_term(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    term: NDArray[np.float64] = p * -np.log(np.where(p > 0.0, p, 1.0))
+    return term

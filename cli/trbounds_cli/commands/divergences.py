@@ -30,7 +30,7 @@ _TITLES = {
 _INTERVALS = (
     "Only the top k were logged, so these are intervals. Lower ends: all other tokens merged into "
     "one (data processing). Upper ends exist for the total variation only: an unlogged token may "
-    "have any ratio."
+    "have any ratio. Both allow for the rounding of the logged numbers."
 )
 
 
