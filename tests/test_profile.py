@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trbounds.errors import InputError
-from trbounds.oracle import exact, profile_of, random_pair
-from trbounds.profile import FIELDS, POSITION_FIELDS, DivergenceProfile, Provenance
+from trbounds.oracle import (
+    TabularPair,
+    exact,
+    profile_of,
+    random_pair,
+    two_step_tight,
+    two_valued_ratio,
+)
+from trbounds.profile import FIELDS, POSITION_FIELDS, Conversion, DivergenceProfile, Provenance
 from trbounds.relations import RELATIONS
 
 
@@ -77,23 +87,42 @@ def test_relations_are_ordered() -> None:
         assert all(last.get(name, -1) < i for name in relation.needs)
 
 
+def both_sides(pair: TabularPair, conversion: Conversion) -> Iterator[tuple[str, Any, Any]]:
+    """Every relation on the truth: its text, the true value of its target, its right side."""
+    truth = exact(pair)
+    profile = profile_of(truth)
+    true = {name: getattr(profile, name) for name in profile.known}
+    true |= {"tv_total": np.sum(profile.tv_mean)}
+    if "chi2_mean" in true:
+        true |= {"chi2_total": np.sum(true["chi2_mean"])}
+    if "kl_mean" in true:
+        true |= {"kl_position_moment": np.sum(np.arange(truth.T) * true["kl_mean"])}
+    known = DivergenceProfile(T=truth.T, conversion=conversion)
+    for relation in RELATIONS:
+        if relation.target in true and all(name in true for name in relation.needs):
+            yield relation.text, true[relation.target], relation.value(known, true)
+
+
 @given(seed=st.integers(0, 10_000), kind=st.sampled_from(["near", "far", "heavy", "sparse"]))
 def test_relations_hold_on_exact_pairs(seed: int, kind: str) -> None:
-    """Every relation, on the truth: its right side is at least the true value of its target."""
-    truth = exact(random_pair(np.random.default_rng(seed), 3, 3, prompts=2, eos=True, kind=kind))
-    profile = profile_of(truth)
-    position = np.arange(truth.T)
-    true = {name: getattr(profile, name) for name in profile.known} | {
-        "tv_total": np.sum(profile.tv_mean),
-        "chi2_total": np.sum(profile.chi2_mean),
-        "kl_position_moment": np.sum(position * profile.kl_mean),
-    }
+    pair = random_pair(np.random.default_rng(seed), 3, 3, prompts=2, eos=True, kind=kind)
     for conversion in ("pinsker", "sharp"):
-        known = DivergenceProfile(T=truth.T, conversion=conversion)
-        for relation in RELATIONS:
-            if relation.target in true and all(name in true for name in relation.needs):
-                right = relation.value(known, true)
-                assert np.all(true[relation.target] <= right * (1 + 1e-9) + 1e-15), relation.text
+        for text, left, right in both_sides(pair, conversion):
+            assert np.all(left <= right * (1 + 1e-9) + 1e-15), text
+
+
+def test_no_relation_has_room_for_a_smaller_factor() -> None:
+    """Equal steps, one step, and a fair coin come within a tenth of every right side."""
+    coin = two_step_tight(0.01).with_reward(np.array([[0.0, 0.0, 1.0, 1.0]]))
+    rng = np.random.default_rng(1)
+    pairs = [two_valued_ratio(0.01, 1), two_valued_ratio(0.01, 3), two_valued_ratio(0.5, 2), coin]
+    pairs += [random_pair(rng, 3, 3, kind=kind) for kind in ("heavy", "sparse") for _ in range(20)]
+    share = dict.fromkeys((relation.text for relation in RELATIONS), 0.0)
+    for pair in pairs:
+        for text, left, right in both_sides(pair, "pinsker"):
+            ratio = np.divide(left, right, out=np.zeros(np.shape(right)), where=right > 0)
+            share[text] = max(share[text], float(np.max(ratio)))
+    assert min(share.values()) > 0.9, min(share, key=share.__getitem__)
 
 
 def test_uniform_spreads_the_maxima() -> None:
