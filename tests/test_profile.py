@@ -120,6 +120,7 @@ def test_no_relation_has_room_for_a_smaller_factor() -> None:
     share = dict.fromkeys((relation.text for relation in RELATIONS), 0.0)
     for pair in pairs:
         for text, left, right in both_sides(pair, "pinsker"):
+            assert np.all(left <= right * (1 + 1e-9) + 1e-15), text
             ratio = np.divide(left, right, out=np.zeros(np.shape(right)), where=right > 0)
             share[text] = max(share[text], float(np.max(ratio)))
     assert min(share.values()) > 0.9, min(share, key=share.__getitem__)
