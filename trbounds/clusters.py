@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ClusteredEstimate", "ClusteredRatio"]
+__all__ = ["ClusteredEstimate", "ClusteredRatio", "RunningMean"]
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +37,54 @@ class ClusteredEstimate:
             return cls(value, math.nan)
         spread = math.fsum((values - value) ** 2)
         return cls(value, math.sqrt(spread / (n * (n - 1))))
+
+
+class RunningMean:
+    """Mean, standard error and largest of independent numbers that come in blocks.
+
+    Attributes
+    ----------
+    n : int
+        How many numbers.
+    largest : float
+        The largest; NaN without any.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.largest = math.nan
+        self._mean = 0.0
+        self._spread = 0.0  # sum of squared differences from the mean
+
+    def add(self, values: Floats) -> None:
+        """Add a block of numbers, finite or +inf.
+
+        Parameters
+        ----------
+        values : ndarray, shape (m,)
+            The numbers.
+        """
+        m = values.size
+        if not m:
+            return
+        self.largest = float(np.fmax(self.largest, values.max()))
+        if self.largest < math.inf:  # otherwise so is the mean, and nothing else is asked for
+            mean = math.fsum(values) / m
+            apart, share = mean - self._mean, m / (self.n + m)
+            self._mean += apart * share
+            with np.errstate(over="ignore"):  # a standard error beyond float64 is infinite
+                spread = math.fsum((values - mean) ** 2)
+            self._spread += spread + apart * (apart * share * self.n)
+        self.n += m
+
+    @property
+    def estimate(self) -> ClusteredEstimate:
+        """The mean with its standard error; inf and NaN if a number is infinite."""
+        if not self.n or self.largest == math.inf:
+            return ClusteredEstimate(self.largest, math.nan)
+        if self.n == 1:
+            return ClusteredEstimate(self._mean, math.nan)
+        return ClusteredEstimate(self._mean, math.sqrt(self._spread / (self.n * (self.n - 1))))
 
 
 class ClusteredRatio:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
@@ -222,6 +223,38 @@ def numbers(document: dict[str, Any]) -> Iterator[float]:
             yield from numbers(value)
         elif not isinstance(value, str):
             yield float(value if value is not None else math.nan)
+
+
+def test_no_sampled_token_stays() -> None:
+    x = np.log([[0.9, 0.1], [0.8, 0.2]])
+    (row,) = sweep(x, x, [0.5], token_ids=np.array([1, 1]))
+    assert row.sampled_pruned == 1.0
+    assert math.isnan(row.after.abs_mismatch.value)
+    assert math.isnan(row.after.abs_mismatch_max)
+    assert row.before.abs_mismatch_max == 0.0
+
+
+def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trbounds.pruning.trade._BLOCK", 1 << 11)
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(8000, 8))
+    y = x + 0.1 * rng.normal(size=x.shape)
+    ids = rng.integers(0, 8, 8000)
+    peaks = []
+    for n in (1000, 1000, 8000):  # the first fills caches
+        tracemalloc.start()
+        sweep(x[:n], y[:n], [0.01, 0.1, 0.5], token_ids=ids[:n])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.1 * peaks[1]
+
+
+def test_a_standard_error_beyond_float64_is_infinite() -> None:
+    x = np.array([[0.0, -600.0], [0.0, 1.0]])
+    y = np.array([[0.0, 1.0], [0.0, 1.0]])
+    (row,) = sweep(x, y, [1e-5])
+    assert row.before.chi2.value > 1e250
+    assert row.before.chi2.standard_error == math.inf
 
 
 def test_sweep_without_samples_or_horizon(real: dict[str, np.ndarray]) -> None:

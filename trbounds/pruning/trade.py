@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.arrays import to_numpy
-from trbounds.clusters import ClusteredEstimate
+from trbounds.clusters import ClusteredEstimate, RunningMean
 from trbounds.divergences import Divergences
 from trbounds.errors import InputError
 from trbounds.mismatch.rows import token_mismatch
@@ -55,7 +55,7 @@ class PruningTrade:
         Mean ``|log train - log rollout|`` of the sampled tokens that stay; None without token ids,
         NaN where none stays.
     abs_mismatch_max : float or None
-        The largest one.
+        The largest one; NaN where none stays.
     """
 
     kl: ClusteredEstimate
@@ -202,7 +202,7 @@ def sweep_file(
     sets: SafeSets = "rollout",
     on_progress: Callable[[int], None] | None = None,
 ) -> list[SweepRow]:
-    """Sweep over a logits file, block by block: memory does not grow with the vocabulary.
+    """Sweep over a logits file, block by block: memory does not grow with the file.
 
     Parameters
     ----------
@@ -260,19 +260,30 @@ def _checked_levels(thresholds: Iterable[float]) -> list[float]:
 def _sweep(
     blocks: Iterable[_Block], levels: list[float], vocabulary: int, T: int | None, sets: SafeSets
 ) -> list[SweepRow]:
-    found: list[list[dict[str, Floats]]] = [[] for _ in levels]
+    before = _Means()
+    after = [_Means() for _ in levels]
     for first, x, y, ids in blocks:
         try:
-            before = _before(x, y, ids)
+            columns, log_ratio = _before(x, y, ids)
+            before.add(columns)
             pair = NestedPair(x, y, ids, sets)
             for index in np.argsort(levels):
-                found[index].append(before | _after(pair.prune(levels[index]), before))
+                after[index].add(_after(pair.prune(levels[index]), log_ratio))
         except InputError as error:
             raise _in_row(error, first) from None
     return [
-        _row(level, sets, vocabulary, T, _joined(columns))
-        for level, columns in zip(levels, found, strict=True)
+        _row(level, sets, vocabulary, T, before, means)
+        for level, means in zip(levels, after, strict=True)
     ]
+
+
+class _Means(dict[str, RunningMean]):
+    """Means over rows by name, block by block: nothing grows with the number of rows."""
+
+    def add(self, columns: dict[str, Floats]) -> None:
+        """Add the rows of a block."""
+        for name, values in columns.items():
+            self.setdefault(name, RunningMean()).add(values)
 
 
 def _in_row(error: InputError, first: int) -> InputError:
@@ -290,21 +301,21 @@ def _host(columns: dict[str, Any]) -> dict[str, Floats]:
     return {name: to_numpy(values).astype(np.float64) for name, values in columns.items()}
 
 
-def _divergence_columns(when: str, found: Divergences) -> dict[str, Any]:
-    return {f"{when}_{name}": getattr(found, name) for name in ("kl", "tv", "chi2")}
+def _divergence_columns(found: Divergences) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in ("kl", "tv", "chi2")}
 
 
-def _before(x: Any, y: Any, ids: Any) -> dict[str, Floats]:
+def _before(x: Any, y: Any, ids: Any) -> tuple[dict[str, Floats], Floats | None]:
     """Divergences of full rows; with token ids the log-ratio of each sampled token."""
-    found = _host(_divergence_columns("before", row_by_row_divergences(x, y)))
-    if ids is not None:
-        tokens = token_mismatch(x, y, ids)
-        found["log_ratio"] = to_numpy(tokens.logp) - to_numpy(tokens.logq)
-        found["before_mismatch"] = np.abs(found["log_ratio"])
-    return found
+    found = _host(_divergence_columns(row_by_row_divergences(x, y)))
+    if ids is None:
+        return found, None
+    tokens = token_mismatch(x, y, ids)
+    log_ratio = to_numpy(tokens.logp) - to_numpy(tokens.logq)
+    return {**found, "abs_mismatch": np.abs(log_ratio)}, log_ratio
 
 
-def _after(step: Step, before: dict[str, Floats]) -> dict[str, Floats]:
+def _after(step: Step, log_ratio: Floats | None) -> dict[str, Floats]:
     """The same of pruned rows, and what was pruned."""
     found = _host(
         {
@@ -312,55 +323,53 @@ def _after(step: Step, before: dict[str, Floats]) -> dict[str, Floats]:
             "pruned_mass": step.rollout.pruned_mass,
             "train_pruned_mass": step.train.pruned_mass,
             "absolutely_continuous": step.absolutely_continuous,
-            **_divergence_columns("after", step.after),
+            **_divergence_columns(step.after),
         }
     )
-    if step.sampled_kept is not None:
-        found["sampled_kept"] = to_numpy(step.sampled_kept).astype(np.float64)
-        shift = to_numpy(step.rollout.log_kept) - to_numpy(step.train.log_kept)
-        found["after_mismatch"] = np.abs(before["log_ratio"] + shift)
-    return found
-
-
-def _joined(blocks: list[dict[str, Floats]]) -> dict[str, Floats]:
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    if log_ratio is None:
+        return found
+    kept = to_numpy(step.sampled_kept)
+    shift = to_numpy(step.rollout.log_kept) - to_numpy(step.train.log_kept)
+    return {
+        **found,
+        "sampled_kept": kept.astype(np.float64),
+        "abs_mismatch": np.abs(log_ratio + shift)[kept],
+    }
 
 
 def _row(
-    min_p: float, sets: SafeSets, vocabulary: int, T: int | None, found: dict[str, Floats]
+    min_p: float, sets: SafeSets, vocabulary: int, T: int | None, before: _Means, after: _Means
 ) -> SweepRow:
-    mass = ClusteredEstimate.mean(found["pruned_mass"])
-    largest = float(found["pruned_mass"].max())
-    everything = np.ones(found["pruned_mass"].size, dtype=bool)
-    kept = found["sampled_kept"] > 0.0 if "sampled_kept" in found else None
+    mass, largest = after["pruned_mass"].estimate, after["pruned_mass"].largest
     limit = get_law("vocabulary").evaluate(PruningCase(vocabulary=vocabulary, min_p=min_p))
     horizon = None
     if T is not None:
         horizon = get_law("horizon").evaluate(PruningCase(T=T, pruned_mass_max=largest))
+    kept = after.get("sampled_kept")
     return SweepRow(
         min_p=min_p,
         sets=sets,
-        n_rows=everything.size,
-        n_kept=float(found["n_kept"].mean()),
+        n_rows=after["pruned_mass"].n,
+        n_kept=after["n_kept"].estimate.value,
         pruned_mass=mass,
         pruned_mass_max=largest,
-        train_pruned_mass=ClusteredEstimate.mean(found["train_pruned_mass"]),
+        train_pruned_mass=after["train_pruned_mass"].estimate,
         pruned_mass_limit=limit,
         sequence_union=None if T is None else T * mass.value,
         sequence_horizon=horizon,
-        sampled_pruned=None if kept is None else float(1.0 - kept.mean()),
-        not_absolutely_continuous=float(1.0 - found["absolutely_continuous"].mean()),
-        before=_trade("before", found, everything if kept is not None else None),
-        after=_trade("after", found, kept),
+        sampled_pruned=None if kept is None else 1.0 - kept.estimate.value,
+        not_absolutely_continuous=1.0 - after["absolutely_continuous"].estimate.value,
+        before=_trade(before),
+        after=_trade(after),
     )
 
 
-def _trade(when: str, found: dict[str, Floats], tokens: NDArray[np.bool_] | None) -> PruningTrade:
-    values = None if tokens is None else found[f"{when}_mismatch"][tokens]
+def _trade(means: _Means) -> PruningTrade:
+    mismatch = means.get("abs_mismatch")
     return PruningTrade(
-        kl=ClusteredEstimate.mean(found[f"{when}_kl"]),
-        tv=ClusteredEstimate.mean(found[f"{when}_tv"]),
-        chi2=ClusteredEstimate.mean(found[f"{when}_chi2"]),
-        abs_mismatch=None if values is None else ClusteredEstimate.mean(values),
-        abs_mismatch_max=None if values is None else float(values.max(initial=0.0)),
+        kl=means["kl"].estimate,
+        tv=means["tv"].estimate,
+        chi2=means["chi2"].estimate,
+        abs_mismatch=None if mismatch is None else mismatch.estimate,
+        abs_mismatch_max=None if mismatch is None else mismatch.largest,
     )
