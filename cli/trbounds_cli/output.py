@@ -147,7 +147,7 @@ def number(value: float | None) -> str:
     """Format a value for people: six significant digits; a dash where there is none."""
     if value is None or math.isnan(value):
         return "-"
-    return "inf" if math.isinf(value) else f"{value:.6g}"
+    return f"{value + 0.0:.6g}"  # the sum makes a zero of -0
 
 
 def yes_no(value: bool | None) -> str:

@@ -14,6 +14,22 @@ A file whose name does not start with an underscore holds
     Draws it into the axes of any figure. Computes nothing.
 """
 
-from trbounds_figures._registry import FORMATS, FigureSpec, all_figures, get_figure, render, save
+from trbounds_figures._registry import (
+    FORMATS,
+    FigureSpec,
+    all_figures,
+    check_target,
+    get_figure,
+    render,
+    save,
+)
 
-__all__ = ["FORMATS", "FigureSpec", "all_figures", "get_figure", "render", "save"]
+__all__ = [
+    "FORMATS",
+    "FigureSpec",
+    "all_figures",
+    "check_target",
+    "get_figure",
+    "render",
+    "save",
+]

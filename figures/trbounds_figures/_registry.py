@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "FigureSpec", "all_figures", "get_figure", "render", "save"]
+__all__ = [
+    "FORMATS",
+    "FigureSpec",
+    "all_figures",
+    "check_target",
+    "get_figure",
+    "render",
+    "save",
+]
 
 #: File formats that :func:`save` writes, with metadata that would otherwise hold the date.
 FORMATS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -117,6 +125,33 @@ def render(name: str, data: Any = None) -> Figure:
     return figure
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse, before anything is computed, a path that :func:`save` cannot write to.
+
+    Parameters
+    ----------
+    path : path-like
+        As for :func:`save`.
+
+    Raises
+    ------
+    InputError
+        If the suffix is not known, or the folder does not exist.
+    """
+    target = Path(path)
+    if _suffix(target) not in FORMATS:
+        raise InputError(
+            f"found suffix '{target.suffix}', expected {', '.join('.' + f for f in FORMATS)}",
+            file=str(target),
+        )
+    if not target.parent.is_dir():
+        raise InputError("the folder does not exist", file=str(target))
+
+
+def _suffix(target: Path) -> str:
+    return target.suffix.lower().removeprefix(".")
+
+
 def save(name: str, path: str | os.PathLike[str], data: Any = None) -> Path:
     """Draw a figure and write it, to a temporary name first.
 
@@ -143,15 +178,9 @@ def save(name: str, path: str | os.PathLike[str], data: Any = None) -> Path:
     """
     import matplotlib as mpl
 
+    check_target(path)
     target = Path(path)
-    suffix = target.suffix.lower().removeprefix(".")
-    if suffix not in FORMATS:
-        raise InputError(
-            f"found suffix '{target.suffix}', expected {', '.join('.' + f for f in FORMATS)}",
-            file=str(target),
-        )
-    if not target.parent.is_dir():
-        raise InputError("the folder does not exist", file=str(target))
+    suffix = _suffix(target)
     figure = render(name, data)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=f".{suffix}")
     os.close(handle)

@@ -66,7 +66,7 @@ def data(rows: Sequence[SweepRow] | None = None) -> PruningData:
     Raises
     ------
     InputError
-        If there are fewer than two rows.
+        If there are fewer than two rows, or none removes any mismatch.
     """
     if rows is None:
         from trbounds.logits import example_logits_path, read_logits
@@ -78,11 +78,15 @@ def data(rows: Sequence[SweepRow] | None = None) -> PruningData:
     ordered = sorted(rows, key=lambda row: row.min_p)
     before = ordered[0].before
     names = [name for name in _NAMES if getattr(before, name) is not None]
+    bias = np.array([row.pruned_mass.value for row in ordered])
+    removed = {name: np.array([row.removed(name) for row in ordered]) for name in names}
+    if not any(((values > 0.0) & (bias > 0.0)).any() for values in removed.values()):
+        raise InputError("no threshold removes any mismatch: nothing to draw", field="rows")
     return PruningData(
         min_p=np.array([row.min_p for row in ordered]),
-        bias=np.array([row.pruned_mass.value for row in ordered]),
+        bias=bias,
         bias_error=np.array([row.pruned_mass.standard_error for row in ordered]),
-        removed={name: np.array([row.removed(name) for row in ordered]) for name in names},
+        removed=removed,
         tv=before.tv.value,
         n_rows=ordered[0].n_rows,
     )
@@ -95,12 +99,13 @@ def draw(data: PruningData, ax: Axes) -> None:
     for name, values in data.removed.items():
         title, color = _NAMES[name]
         shown = positive(values)
+        known = shown[np.isfinite(shown) & np.isfinite(bias)]
+        if not known.size:
+            continue
         ax.errorbar(
             bias, shown, xerr=data.bias_error, color=color, marker="o", markersize=2.4, linewidth=1
         )
-        known = shown[np.isfinite(shown) & np.isfinite(bias)]
-        if known.size:
-            labels.append(EndLabel(title, float(known[-1]), color))
+        labels.append(EndLabel(title, float(known[-1]), color))
     ax.set(xscale="log", yscale="log")
     low, high = ax.get_ylim()
     ax.set_ylim(low / 2, high)

@@ -179,6 +179,28 @@ def test_prune_draws_what_it_shows(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "trade.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_prune_refuses_a_figure_before_it_reads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trbounds.pruning.sweep_file", None)  # never called
+    refused(run("prune", "--example", "--sweep", "--figure", "a.gif"), "found suffix '.gif'")
+
+
+def test_prune_says_what_it_cannot_compare(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(4, 9))
+    x[:, 4] = 5.0
+    y = x.copy()
+    y[:, 4] = -np.inf  # the likeliest token of the other policy
+    np.savez("apart.npz", rollout_logits=x, train_logits=y)
+    out = run("prune", "apart.npz", "--min-p", 1e-9).out
+    assert "infinite" in out
+    assert "now infinite" not in out
+    np.savez("one.npz", rollout_logits=x[:1], train_logits=x[:1], token_ids=np.array([0]))
+    out = run("prune", "one.npz", "--min-p", 1).out
+    assert "nan" not in out
+    refused(run("prune", "one.npz", "--sweep", "--figure", "a.png"), "nothing to draw")
+    assert not (tmp_path / "a.png").exists()
+
+
 # -- divergences -------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from trbounds.traces import example_path
 from trbounds_cli import main
-from trbounds_cli.output import print_table
+from trbounds_cli.output import number, print_table
 
 NUMBERS = [f"-1.2345{i}e-05" for i in range(12)]
 NAME = "a_row_with_a_long_name_that_says_what_it_is_of"
@@ -39,8 +40,8 @@ def test_no_number_is_cut_whatever_the_width(terminal, width):
     columns = ["check", *(f"number {i}>" for i in range(12))]
     lines = terminal(width, "Title", columns, [[NAME, *NUMBERS]])
     words = [word for line in lines for word in line.split()]
-    for number in NUMBERS:
-        assert words.count(number) == 1
+    for cell in NUMBERS:
+        assert words.count(cell) == 1
     assert max(map(len, lines)) <= max(width, 24 + max(map(len, NUMBERS)) + 5)
     # Every part of the table names its rows.
     tables = sum(line.strip().startswith("─") for line in lines)
@@ -140,3 +141,8 @@ def test_output_that_finds_no_room_is_one_line():
     assert done.returncode == 2
     assert done.stderr.decode().startswith("trbounds: error: ")
     assert done.stderr.count(b"\n") == 1
+
+
+def test_numbers_have_their_sign_unless_they_are_zero():
+    found = [number(value) for value in (-0.0, 0.0, -math.inf, math.inf, -1.25, math.nan, None)]
+    assert found == ["0", "0", "-inf", "inf", "-1.25", "-", "-"]

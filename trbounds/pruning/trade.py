@@ -119,6 +119,8 @@ class SweepRow:
     def removed(self, name: str) -> float:
         """Share of a mean that pruning removes; negative where it adds.
 
+        NaN where the mean is infinite without and with pruning, or no sampled token stays.
+
         Parameters
         ----------
         name : str

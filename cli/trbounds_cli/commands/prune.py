@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +15,6 @@ from trbounds_cli.options import AsJson
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
-    from trbounds.clusters import ClusteredEstimate
     from trbounds.pruning import SweepRow
 
 
@@ -58,8 +58,12 @@ def command(
 
     if min_p is None and not sweep:
         raise InputError("give --min-p, --sweep or both")
-    if figure is not None and not sweep:
-        raise InputError("--figure needs --sweep")
+    if figure is not None:
+        from trbounds_figures import check_target
+
+        if not sweep:
+            raise InputError("--figure needs --sweep")
+        check_target(figure)
     file = open_logits(logits, example=example)
     with counting_progress("rows", file.n) as show:
         rows = sweep_file(file, _thresholds(min_p, sweep=sweep), T=T, sets=sets, on_progress=show)
@@ -121,7 +125,7 @@ def _cells(row: SweepRow, *, sampled: bool, horizon: bool) -> list[str]:
         f"{row.min_p:g}",
         f"{row.n_kept:.1f}",
         f"{row.pruned_mass.value:.3g}",
-        f"{row.pruned_mass.standard_error:.1g}",
+        "-" if row.n_rows < 2 else f"{row.pruned_mass.standard_error:.1g}",
         f"{row.pruned_mass_max:.3g}",
         f"{row.pruned_mass_limit:.3g}",
     ]
@@ -135,10 +139,10 @@ def _cells(row: SweepRow, *, sampled: bool, horizon: bool) -> list[str]:
 
 
 def _share(row: SweepRow, name: str) -> str:
-    after: ClusteredEstimate = getattr(row.after, name)
+    before, after = getattr(row.before, name), getattr(row.after, name)
     if after.value == float("inf"):
-        return "now infinite"
-    return f"{row.removed(name):.2%}"
+        return "infinite" if before.value == float("inf") else "now infinite"
+    return "-" if math.isnan(after.value) else f"{row.removed(name):.2%}"
 
 
 def _notes(rows: list[SweepRow], *, sampled: bool, horizon: bool) -> list[str]:
