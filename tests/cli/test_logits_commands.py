@@ -244,6 +244,22 @@ def test_infinite_divergences_are_counted_and_named(run: Run) -> None:
     assert (kl["infinite_rows"], kl["row"], kl["largest"]) == (1, 3, None)
 
 
+def test_a_trace_without_what_it_cannot_hold_can_be_read(run: Run) -> None:
+    data = example()
+    data["train_logits"][3, data["rollout_logits"][3].argmin()] = -np.inf
+    np.savez("cut.npz", **data)
+    outcome = run("divergences", "cut.npz", "-o", "cut.parquet")
+    assert "left out of the trace, which holds finite numbers: kl, max_abs_log_ratio" in " ".join(
+        outcome.out.split()
+    )
+    found = document(run, "divergences", "cut.npz", "-o", "cut.parquet")
+    assert found["left_out"] == ["kl", "max_abs_log_ratio"]
+    summary = summarize("cut.parquet")
+    assert summary.n_tokens == 100
+    assert "chi2_max" in summary.extremes
+    assert "kl_max" not in summary.extremes
+
+
 def test_stored_precision_is_a_note(run: Run) -> None:
     half = {
         name: array.astype(ml_dtypes.bfloat16) if array.ndim == 2 else array

@@ -251,7 +251,35 @@ def test_traces_refuse_what_they_cannot_use(tmp_path) -> None:
     impossible["rollout_logits"][2, stored["token_ids"][2]] = -np.inf
     with pytest.raises(InputError, match="record 2, field 'token_ids': the sampled token"):
         divergences_to_trace(read_logits(save(tmp_path, "npz", impossible)), out)
+    excluded = stored | {"train_logits": stored["train_logits"].copy()}
+    excluded["train_logits"][4, stored["token_ids"][4]] = -np.inf
+    with pytest.raises(
+        InputError, match=r"record 4, field 'token_ids': the train log-prob.* is -inf"
+    ):
+        divergences_to_trace(read_logits(save(tmp_path, "npz", excluded)), out)
+    stored |= {"seq_id": np.array([4, 4, 4, 9, 9, 9, 2])}
+    with pytest.raises(InputError, match="record 6, field 'seq_id': found 2, expected 9"):
+        divergences_to_trace(read_logits(save(tmp_path, "npz", stored)), out)
     assert not out.exists()
+
+
+def test_columns_that_readers_refuse_are_left_out_of_a_trace(tmp_path) -> None:
+    """A rollout cut by top-p has an infinite chi2 that no trace can hold."""
+    stored = arrays()
+    x = stored["rollout_logits"]
+    cut = x < 0.0
+    cut[np.arange(7), stored["token_ids"]] = False
+    x[cut] = -np.inf
+    columns = divergences_to_trace(
+        read_logits(save(tmp_path, "npz", stored)), tmp_path / "a.parquet"
+    )
+    assert np.isinf(columns["chi2"]).all()
+    (batch,) = open_trace(str(tmp_path / "a.parquet"))
+    assert batch.chi2 is None
+    np.testing.assert_array_equal(batch.kl, columns["kl"])
+    names = pq.read_schema(tmp_path / "a.parquet").names
+    assert not {"chi2", "kl_reverse", "max_abs_log_ratio"} & set(names)
+    assert "unsupported_mass" in names
 
 
 def top_k_arrays(k: int, dtype=np.float32) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:

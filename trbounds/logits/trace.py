@@ -13,9 +13,10 @@ from trbounds.errors import InputError
 from trbounds.logits.files import LogitsBatch, LogitsFile
 from trbounds.logits.kernels import Device, Engine, Precision, RowDivergences, row_divergences
 from trbounds.traces.arrow import import_pyarrow
+from trbounds.traces.validate import RANGES
 from trbounds.traces.writing import replacing
 
-__all__ = ["divergences_to_trace", "file_divergences"]
+__all__ = ["divergences_to_trace", "file_divergences", "fits_trace"]
 
 _FIELDS = (
     "kl",
@@ -116,8 +117,9 @@ def divergences_to_trace(
     Raises
     ------
     InputError
-        If `file` holds top-k logs or no token ids, a row is not valid logits, a sampled token has
-        rollout probability 0, or the file cannot be written.
+        If `file` holds top-k logs or no token ids, a row is not valid logits, a sampled token is
+        less likely than readers of traces believe, a sequence has rows of several ``seq_id``, or
+        the file cannot be written.
     MissingDependency
         If pyarrow is not installed.
 
@@ -126,8 +128,9 @@ def divergences_to_trace(
     Columns: ``seq_id``, and lists with one float64 per token: ``rollout_logprobs``,
     ``train_logprobs``, ``kl``, ``tv``, ``chi2``, ``entropy``, ``kl_reverse``,
     ``max_abs_log_ratio``, ``unsupported_mass``, and ``position`` where the file has it. A
-    divergence is inf where one policy lacks mass that the other has. Memory grows with the number
-    of tokens, by 80 bytes each, not with the vocabulary.
+    divergence is inf where one policy lacks mass that the other has; readers of traces take finite
+    numbers only, so a column that holds one is left out (see `fits_trace`). Memory grows with the
+    number of tokens, by 80 bytes each, not with the vocabulary.
     """
     if file.token_ids is None:
         raise InputError(
@@ -136,19 +139,50 @@ def divergences_to_trace(
     pa = import_pyarrow("Writing Parquet")
     import pyarrow.parquet as pq
 
+    offsets = _sequence_offsets(file)
+    table: dict[str, Any] = {"seq_id": pa.array(_sequence_ids(file, offsets))}
     columns = file_divergences(
         file, precision=precision, engine=engine, device=device, on_progress=on_progress
     )
-    offsets = _sequence_offsets(file)
-    table: dict[str, Any] = {"seq_id": pa.array(_sequence_ids(file, offsets))}
+    for policy in ("rollout", "train"):
+        _check_sampled(columns[f"{policy}_logprobs"], policy, file.path)
     cuts = pa.array(offsets)
     for name, values in columns.items():
+        if not fits_trace(name, values):
+            continue
         table[name] = pa.LargeListArray.from_arrays(cuts, pa.array(values))
     if file.position is not None:
         table["position"] = pa.LargeListArray.from_arrays(cuts, pa.array(file.position))
     with replacing(out_path) as temporary:
         pq.write_table(pa.table(table), temporary, compression="zstd")
     return columns
+
+
+def fits_trace(name: str, values: NDArray[np.float64]) -> bool:
+    """Tell whether readers of traces accept a column.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    values : ndarray
+        One number per token.
+    """
+    low, high = RANGES.get(name, (0.0, float(np.finfo(np.float64).max)))
+    return bool(np.all((values >= low) & (values <= high)))
+
+
+def _check_sampled(logprobs: NDArray[np.float64], policy: str, path: str) -> None:
+    least = RANGES[f"{policy}_logprobs"][0]
+    if (low := logprobs < least).any():
+        row = int(low.argmax())
+        raise InputError(
+            f"the {policy} log-probability of the sampled token is {logprobs[row]:g}, expected at "
+            f"least {least:g} in a trace",
+            file=path,
+            record=row,
+            field="token_ids",
+        )
 
 
 def _divergences(
@@ -189,7 +223,19 @@ def _sequence_offsets(file: LogitsFile) -> NDArray[np.int64]:
 
 
 def _sequence_ids(file: LogitsFile, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    n = offsets.size - 1
-    if file.seq_id is None or np.any(np.diff(offsets) == 0):
-        return np.arange(n)
-    return file.seq_id[offsets[:-1]]
+    lengths = np.diff(offsets)
+    if file.seq_id is None:
+        return np.arange(lengths.size)
+    some = lengths > 0
+    first = file.seq_id[offsets[:-1][some]]
+    expected = np.repeat(first, lengths[some])
+    if (other := file.seq_id != expected).any():
+        row = int(other.argmax())
+        raise InputError(
+            f"found {file.seq_id[row]}, expected {expected[row]} as in the other rows of the "
+            "sequence that the offsets cut",
+            file=file.path,
+            record=row,
+            field="seq_id",
+        )
+    return first if some.all() else np.arange(lengths.size)

@@ -77,6 +77,7 @@ def command(
                 "vocabulary": file.vocabulary,
                 "precision": precision,
                 "trace": output,
+                "left_out": [] if output is None else _left_out(columns),
                 "divergences": facts,
             }
         )
@@ -92,7 +93,7 @@ def command(
             ]
             for name, found in facts.items()
         ],
-        _notes(facts, output),
+        _notes(facts, columns, output),
     )
 
 
@@ -126,14 +127,24 @@ def _facts(values: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def _notes(facts: dict[str, dict[str, Any]], output: str | None) -> list[str]:
+def _notes(facts: dict[str, dict[str, Any]], columns: Columns, output: str | None) -> list[str]:
     notes = [
         f"{_TITLES[name]} is infinite in {found['infinite_rows']} rows: one policy excludes a "
         "token of the other"
         for name, found in facts.items()
         if found["infinite_rows"]
     ]
-    return notes if output is None else [*notes, f"trace: {output}"]
+    if output is None:
+        return notes
+    if left_out := _left_out(columns):
+        notes.append(f"left out of the trace, which holds finite numbers: {', '.join(left_out)}")
+    return [*notes, f"trace: {output}"]
+
+
+def _left_out(columns: Columns) -> list[str]:
+    from trbounds.logits.trace import fits_trace
+
+    return [name for name, values in columns.items() if not fits_trace(name, values)]
 
 
 def _show_intervals(file: LogitsFile, output: str | None, *, as_json: bool) -> None:
