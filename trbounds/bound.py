@@ -43,13 +43,10 @@ class Relaxation:
         The form, and the condition under which no cap binds.
     formula : callable
         The larger value for rewards in [0, 1].
-    holds : callable
-        Where no cap binds (boolean array).
     """
 
     text: str
     formula: Callable[[DivergenceProfile], Any]
-    holds: Callable[[DivergenceProfile], Any]
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,11 @@ class Assessment:
     relaxed_value : float, array or None
         The relaxed form; None where the bound has none.
     informative : bool or array
-        Whether the value lies below the width of the reward range, the trivial bound.
+        Whether the value lies below the width of the reward range, the largest change of the
+        objective. |Error| itself can exceed it.
     can_certify : bool, array or None
-        Whether the value lies below the largest surrogate gain that the sequence KL allows, so
-        that some measured gain could exceed it; None where the sequence KL is unknown.
+        Whether the value lies below :func:`largest_surrogate_gain`. If not, no gain that can be
+        measured exceeds it; if so, that is not ruled out. None where the sequence KL is unknown.
     plug_in : bool
         Whether the value rests on estimates or observed maxima: then it is not certified.
     """
@@ -180,7 +178,11 @@ class Bound(Theorem):
             else self._evaluate(known, self.relaxed.formula),
             informative=value < known.reward_width,
             can_certify=can_certify,
-            plug_in=any(known.provenance[name].plug_in for name in self.requires),
+            plug_in=any(
+                known.provenance[name].plug_in
+                for name in (*self.requires, *self.uses)
+                if name in known.provenance
+            ),
         )
 
     def _evaluate(
@@ -232,7 +234,7 @@ def _in_blocks(
 
 
 def largest_surrogate_gain(profile: DivergenceProfile) -> Any:
-    """Largest |L'| that the sequence KL and the reward's variance allow.
+    """Upper bound on |L'|, by the sequence KL and the reward's variance.
 
     ``G(D, v) = inf_{lambda > 1} [lambda D + v (-1 - lambda log(1 - 1/lambda))] = v w`` with
     ``w - log(1 + w) = D/v``, about ``sqrt(2 D v)`` for small D. An improvement is certified when
@@ -256,8 +258,8 @@ def largest_surrogate_gain(profile: DivergenceProfile) -> Any:
 
     Notes
     -----
-    Source: trbounds (proved with ``trbounds derive entropy_dual``). Best possible: problems of one
-    token come as close to it as wanted.
+    Source: trbounds (proved with ``trbounds derive entropy_dual``). Approached for every ratio D/v
+    as v goes to 0, by problems of one token; for larger variances it is not the smallest bound.
     """
     known = profile.complete("kl_seq", "reward_var")
     if known.kl_seq is None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
+import numpy as np
+
 from trbounds.arrays import array_namespace, asarray_float64, to_numpy
 from trbounds.divergences import tv_from_kl_pinsker, tv_from_kl_sharp
 from trbounds.errors import InputError
@@ -160,9 +162,12 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
             array = _as_array(name, value, xp, like)
             _check_values(name, array, xp, self.reward_range)
             object.__setattr__(self, name, array)
-        for name in POSITION_FIELDS:
-            if name in known:
-                self._check_positions(name)
+        shape: tuple[int, ...] = ()
+        for name in ("T", *known):
+            shape = self._check_shape(name, shape)
+        for name in self.provenance:
+            if name not in FIELDS:
+                raise InputError(f"found '{name}', which is no field", field="provenance")
         marks = {name: self.provenance.get(name, _GIVEN) for name in known}
         object.__setattr__(self, "provenance", MappingProxyType(marks))
 
@@ -170,7 +175,12 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         return ((name, getattr(self, name)) for name in FIELDS)
 
     def _check_reward_range(self) -> None:
-        low, high = (float(r) for r in self.reward_range)
+        try:
+            low, high = (float(r) for r in self.reward_range)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"found {self.reward_range!r}, expected two numbers", field="reward_range"
+            ) from None
         if not (-float("inf") < low < high < float("inf")):
             raise InputError(
                 f"found ({low}, {high}), expected two finite numbers, the first the smaller",
@@ -187,6 +197,20 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
                 f"found {length} positions, expected a trailing axis of length T = {horizons}",
                 field=name,
             )
+
+    def _check_shape(self, name: str, batch: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the batch with one more field in it."""
+        shape = getattr(self, name).shape
+        if name in POSITION_FIELDS:
+            self._check_positions(name)
+            shape = shape[:-1]
+        try:
+            return np.broadcast_shapes(batch, shape)
+        except ValueError:
+            raise InputError(
+                f"found a batch of shape {shape}, expected one that broadcasts against {batch}",
+                field=name,
+            ) from None
 
     # -- reading -------------------------------------------------------------------------------
 

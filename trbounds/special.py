@@ -178,7 +178,8 @@ def entropy_dual_gain(kl: Any, variance: Any, *, xp: ModuleType | None = None) -
     # Beyond a ratio of 1e290 the logarithmic term is below rounding, and G = D.
     has_variance = variance > kl * 1e-290
     divisor = xp.where(has_variance, variance, xp.ones_like(variance))
-    return xp.where(has_variance, divisor * phi_inverse(kl / divisor, xp=xp), kl)
+    ratio = xp.where(has_variance, kl, xp.zeros_like(kl)) / divisor
+    return xp.where(has_variance, divisor * phi_inverse(ratio, xp=xp), kl)
 
 
 def sum_tv_from_kl(profile: DivergenceProfile, n: Any, kl: Any) -> Any:

@@ -166,8 +166,6 @@ class Statement:
         In the symbols of `symbols`.
     relaxed : sympy.Expr, optional
         A simpler, larger form.
-    condition : sympy.Rel, optional
-        When the relaxed form holds.
     lower : sympy.Expr, optional
         Lower bound on the same quantity, where the theorem has one.
     symbols : mapping of str to sympy.Symbol
@@ -176,7 +174,6 @@ class Statement:
 
     value: Any
     relaxed: Any = None
-    condition: Any = None
     lower: Any = None
     symbols: Mapping[str, Any] = field(default_factory=lambda: SYMBOLS)
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def formula(p: DivergenceProfile) -> Any:
-    """Value for rewards in [0, 1]."""
-    return 2 * p.T * (p.T - 1) * p.tv_max**2
+    """Value for rewards in [0, 1]: two factors, as the square of a small TV would underflow."""
+    return 2 * (p.T * p.tv_max) * ((p.T - 1) * p.tv_max)
 
 
 def statement() -> Statement:

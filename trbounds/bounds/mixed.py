@@ -32,7 +32,6 @@ def statement() -> Statement:
     return Statement(
         4 * T * sp.Min(1, sp.sqrt(delta / 2)) * sp.Min(1, sp.sqrt(D / 2)),
         relaxed=2 * T * sp.sqrt(delta) * sp.sqrt(D),
-        condition=sp.And(sp.Le(delta, 2), sp.Le(D, 2)),
     )
 
 
@@ -70,6 +69,5 @@ BOUND = Bound(
     relaxed=Relaxation(
         text="2 T sqrt(kl_max kl_seq); no cap binds when both are at most 2",
         formula=relaxed,
-        holds=lambda p: (p.kl_max <= 2) & (p.kl_seq <= 2),
     ),
 )

@@ -34,7 +34,6 @@ def statement() -> Statement:
     return Statement(
         sp.Sum(4 * token * sp.Min(1, sp.sqrt((t - 1) * delta / 2)), (t, 1, T)),
         relaxed=sp.Rational(4, 3) * T ** sp.Rational(3, 2) * delta,
-        condition=sp.Le(delta, 2 / T),
     )
 
 
@@ -74,6 +73,5 @@ BOUND = Bound(
     relaxed=Relaxation(
         text="(4/3) T^(3/2) kl_max; no cap binds when kl_max <= 2/T",
         formula=relaxed,
-        holds=lambda p: p.kl_max * p.T <= 2,
     ),
 )

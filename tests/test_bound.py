@@ -1,0 +1,68 @@
+"""What an assessment says of a value, and the ends of the range of floats."""
+
+from __future__ import annotations
+
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from trbounds.bound import largest_surrogate_gain
+from trbounds.bounds import all_bounds, get_bound
+from trbounds.profile import DivergenceProfile, Provenance
+from trbounds.special import entropy_dual_gain
+
+ESTIMATED = Provenance("estimated", standard_error=1e-4)
+
+
+def test_a_value_that_uses_an_estimate_is_plug_in() -> None:
+    """Also where the field is not required, only used if known."""
+    known = {"T": 3, "tv_max": 0.3, "tv_mean": [0.3] * 3}
+    prefix = get_bound("prefix_profile")
+    assert not prefix.assess(DivergenceProfile(**known)).plug_in
+    used = DivergenceProfile(**known, kl_mean=[1e-3] * 3, provenance={"kl_mean": ESTIMATED})
+    assert prefix.assess(used).value < prefix.evaluate(DivergenceProfile(**known))
+    assert prefix.assess(used).plug_in
+    given = {"T": 3, "kl_max": 0.5, "tv_max": 0.5, "kl_seq": 1.0, "tv_seq": 0.6}
+    unified = get_bound("unified")
+    assert not unified.assess(DivergenceProfile(**given)).plug_in
+    used = DivergenceProfile(**given, tv_mean=[1e-3] * 3, provenance={"tv_mean": ESTIMATED})
+    assert unified.assess(used).plug_in
+
+
+@pytest.mark.parametrize("key", all_bounds())
+def test_the_two_facts_do_not_depend_on_the_unit_of_the_reward(key: str) -> None:
+    bound = get_bound(key)
+    kl = np.geomspace(1e-12, 10, 60)
+    fields = {"T": 64, "kl_max": kl, "chi2_max": 2 * kl, "residual_square": kl**2}
+    fields |= {"chi2_stop_budget": kl, "chi2_stop_prob": kl / 10, "chi2_stop_tail": kl}
+    spread = {name: np.repeat(kl[:, None], 64, axis=1) for name in ("kl_mean", "chi2_mean")}
+    fields |= spread | {"chi2_position_max": 2 * spread["kl_mean"]}
+    unit = bound.assess(DivergenceProfile(**fields, reward_var=0.2))
+    wide = bound.assess(DivergenceProfile(**fields, reward_var=20.0, reward_range=(-4, 6)))
+    np.testing.assert_array_equal(unit.informative, unit.value < 1)
+    np.testing.assert_array_equal(wide.informative, unit.informative)
+    np.testing.assert_array_equal(wide.can_certify, unit.can_certify)
+    gain = entropy_dual_gain(64 * kl, 0.2)
+    np.testing.assert_array_equal(unit.can_certify, unit.value < gain)
+    largest = largest_surrogate_gain(DivergenceProfile(T=64, kl_max=kl, reward_var=0.2))
+    np.testing.assert_allclose(largest, gain, rtol=1e-14)
+
+
+def test_classical_keeps_its_digits_where_the_square_underflows() -> None:
+    for eps in (1e-150, 1e-158, 1e-161):
+        T = 10**9
+        expected = float(2 * T * (T - 1) * Fraction(eps) ** 2)
+        value = get_bound("classical").evaluate(DivergenceProfile(T=T, tv_max=eps))
+        assert value == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+def test_the_largest_divergences_give_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        profile = DivergenceProfile(T=1, kl_max=1e308)
+        assert float(largest_surrogate_gain(profile)) == 1e308
+        for key, bound in all_bounds().items():
+            if not bound.missing(profile.complete()):
+                assert bound.assess(profile).value >= 0, key
