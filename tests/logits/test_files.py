@@ -82,6 +82,8 @@ def test_every_format_gives_back_what_was_stored(tmp_path, form, dtype) -> None:
 def test_one_file_of_a_directory_names_the_directory(tmp_path) -> None:
     folder = save(tmp_path, "npy", arrays())
     assert read_logits(folder / "train_logits.npy").path == str(folder)
+    with pytest.raises(InputError, match=r"absent\.npy: no such file"):
+        read_logits(folder / "absent.npy")
 
 
 @pytest.mark.parametrize("form", FORMATS)

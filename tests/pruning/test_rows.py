@@ -325,6 +325,12 @@ def test_a_file_is_swept_like_its_arrays(tmp_path: Path) -> None:
     assert done == [262, 500]
 
 
+def test_sweep_takes_token_ids_as_a_list(real: dict[str, np.ndarray]) -> None:
+    x, y, ids = real["rollout_logits"], real["train_logits"], real["token_ids"]
+    listed = sweep(x, y, [0.1], token_ids=ids.tolist())
+    assert repr(listed) == repr(sweep(x, y, [0.1], token_ids=ids))
+
+
 def test_sweep_takes_arrays_of_any_namespace(xp: ModuleType, real: dict[str, np.ndarray]) -> None:
     x, y, ids = real["rollout_logits"], real["train_logits"], real["token_ids"]
     expected = sweep(x, y, [0.01, 0.2], token_ids=ids)

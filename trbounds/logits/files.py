@@ -203,7 +203,7 @@ def read_logits(path: str | os.PathLike[str]) -> LogitsFile:
     bfloat16 in .npy and .npz files is what numpy writes for it, two plain bytes per number.
     """
     name = os.fspath(path)
-    if Path(name).suffix == ".npy":
+    if Path(name).suffix == ".npy" and Path(name).exists():
         name = str(Path(name).parent)
     sources = open_sources(name, (*_LOGITS, *_TOP_K, *_ROW_FIELDS, "offsets"))
     top_k = any(field in sources for field in _TOP_K)

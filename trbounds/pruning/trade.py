@@ -179,11 +179,13 @@ def sweep(
             "in 'rollout_logits'",
             field="train_logits",
         )
-    if token_ids is not None and tuple(token_ids.shape) != (rollout_logits.shape[0],):
-        raise InputError(
-            f"found shape {tuple(token_ids.shape)}, expected ({rollout_logits.shape[0]},)",
-            field="token_ids",
-        )
+    if token_ids is not None:
+        token_ids = to_numpy(token_ids)
+        if token_ids.shape != (rollout_logits.shape[0],):
+            raise InputError(
+                f"found shape {token_ids.shape}, expected ({rollout_logits.shape[0]},)",
+                field="token_ids",
+            )
     blocks = (
         (
             part.start,
