@@ -221,7 +221,7 @@ CLAIMS: tuple[Claim, ...] = (
         key="not_vacuous",
         paper=PAPER,
         place="abstract",
-        text="the guarantee is not vacuous (taken at the headline point)",
+        text="the guarantee is not vacuous (read as: at the headline point it can certify)",
         evaluate=bound_evidence.not_vacuous_at_headline,
         recorded=Verdict.REFUTED,
     ),

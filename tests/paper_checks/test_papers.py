@@ -12,6 +12,7 @@ import pytest
 
 from trbounds.errors import InputError
 from trbounds.oracle import KINDS, exact, random_pair
+from trbounds.special import entropy_dual_gain
 from trbounds_paper_checks import (
     Claim,
     PrintedValues,
@@ -89,6 +90,16 @@ def test_appendix_and_saturation_against_plain_sums() -> None:
     large = "table, large divergence: T = 4096, delta = D = 1"
     assert rows[large, "saturated positions"] == len(saturated)
     assert rows[large, "first of them"] == saturated[0]
+
+
+def test_vacuous_means_that_no_surrogate_gain_exceeds_the_bound() -> None:
+    """A bound above the reward range may certify all the same; one above G(D, v) cannot."""
+    claim = next(c for c in papers()["trm-v2"] if c.key == "not_vacuous")
+    result = claim.judge()
+    gain = float(entropy_dual_gain(0.01, 0.25))
+    assert f"at most {gain:.4g}" in result.shown
+    assert gain < 8.192
+    assert "L' = 0.01723" in result.true_form
 
 
 def test_acceptance_against_exact_powers() -> None:
