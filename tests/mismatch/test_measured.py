@@ -52,8 +52,9 @@ def test_smallest_logit_error_solves_the_envelope() -> None:
 
 def test_smallest_logit_error_against_mpmath() -> None:
     rng = np.random.default_rng(4)
-    logs = -(10.0 ** rng.uniform(-15, 2.8, 300))
-    moved = logs * (1.0 + 10.0 ** rng.uniform(-12, 0, 300) * rng.choice([-1, 1], 300))
+    logs = -(10.0 ** np.r_[rng.uniform(-15, 2.8, 300), rng.uniform(-290, -15, 100)])
+    moved = logs * (1.0 + 10.0 ** rng.uniform(-12, 0, 400) * rng.choice([-1, 1], 400))
+    logs, moved = np.r_[logs, -1e-300, -0.3, -700.0], np.r_[moved, -0.6, -1e-300, -1e-300]
     with mp.workdps(400):
         for x, y in zip(logs, np.minimum(moved, -1e-300), strict=True):
             odds = [mp.mpf(v) - mp.log(-mp.expm1(mp.mpf(v))) for v in (float(x), float(y))]
@@ -74,6 +75,16 @@ def test_smallest_logit_error_on_arrays(xp: ModuleType) -> None:
 def test_bad_log_probabilities(bad: float) -> None:
     with pytest.raises(InputError, match="field 'logq'"):
         smallest_logit_error(-1.0, bad)
+
+
+def test_quantiles_do_not_exceed_the_largest() -> None:
+    """The first bin of the histogram starts at 0: tokens that need nothing are in it."""
+    batch = TraceBatch(
+        offsets=np.array([0, 3]), rollout_logprobs=np.zeros(3), train_logprobs=np.zeros(3)
+    )
+    summary = MismatchSummary.of(batch)
+    assert summary.logit_error_max == 0.0
+    assert summary.logit_error_quantile(0.5) == 0.0
 
 
 def test_real_logits_need_no_less_than_what_explains_the_sampled_token() -> None:

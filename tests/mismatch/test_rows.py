@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import mpmath as mp
@@ -39,6 +40,12 @@ def test_against_mpmath_with_peaked_rows() -> None:
             }
             for name, value in expected.items():
                 assert getattr(found, name)[i] == pytest.approx(float(value), rel=2e-12), name
+
+
+def test_rows_of_one_token_say_nothing_of_the_noise() -> None:
+    tokens = token_mismatch([[1.0], [2.0]], [[1.0], [3.0]], [0, 0])
+    assert math.isnan(tokens.noise_variance)
+    assert tokens.logit_error.tolist() == [0.0, 0.0]
 
 
 def test_namespaces_agree(xp: ModuleType) -> None:

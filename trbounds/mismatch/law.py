@@ -183,7 +183,8 @@ class MismatchLaw(Theorem):
         Returns
         -------
         float or array
-            In nats for a mismatch; relative error below 1e-14 for p from 1e-300 to 1 - 1e-300.
+            In nats for a mismatch; relative error below 1e-14 for p from 1e-300 to 1 - 1e-300. The
+            law ``selection_bias`` changes its sign: there, relative to its terms.
 
         Raises
         ------

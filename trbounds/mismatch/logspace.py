@@ -49,7 +49,8 @@ def half_log_odds_difference(xp: ModuleType, logp: Any, logq: Any) -> Any:
     Returns
     -------
     array
-        Relative error below 1e-14; 0 where the two are equal, and inf where exactly one is 0.
+        Relative error below 1e-14, subnormal arguments aside; 0 where the two are equal, and inf
+        where exactly one is 0.
 
     Notes
     -----
@@ -60,14 +61,16 @@ def half_log_odds_difference(xp: ModuleType, logp: Any, logq: Any) -> Any:
     harmless = xp.full_like(logp, -1.0)
     x, y = xp.where(certain, harmless, logp), xp.where(certain, harmless, logq)
     delta = y - x
-    # (p - q)/(1 - p); where q is far from p its exponential may overflow and is not used.
-    close = xp.abs(delta) < 1.0
-    moved = xp.exp(x) * xp.expm1(xp.where(close, delta, xp.zeros_like(delta))) / -xp.expm1(x)
-    close = close & (moved < 0.5) & (moved > -0.5)
+    # (1-q)/(1-p) as a quotient: near p = q = 1 the logarithms of both are large. At most 1 on top,
+    # so that nothing overflows; near 1 it is taken from p - q.
+    rest_p, rest_q = -xp.expm1(x), -xp.expm1(y)
+    quotient = xp.minimum(rest_p, rest_q) / xp.maximum(rest_p, rest_q)
+    close = (xp.abs(delta) < 1.0) & (quotient > 0.5)
+    moved = xp.exp(x) * xp.expm1(xp.where(close, delta, 0.0)) / xp.where(close, rest_p, 1.0)
     ratio = xp.where(
         close,
-        xp.log1p(-xp.where(close, moved, xp.zeros_like(moved))),
-        log1mexp(xp, y) - log1mexp(xp, x),
+        xp.log1p(-moved),
+        xp.where(rest_q < rest_p, xp.log(quotient), -xp.log(quotient)),
     )
     value = xp.abs(delta - ratio) / 2
     unbounded = xp.where(logp == logq, xp.zeros_like(value), xp.full_like(value, math.inf))

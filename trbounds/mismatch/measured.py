@@ -48,8 +48,8 @@ def smallest_logit_error(logp: Any, logq: Any) -> Any:
     Returns
     -------
     float or array
-        Relative error below 1e-14; infinity where exactly one of the two is 0, a certain token
-        that the other policy holds uncertain.
+        Relative error below 1e-14, subnormal arguments aside; infinity where exactly one of the two
+        is 0, a certain token that the other policy holds uncertain.
 
     Raises
     ------
@@ -271,7 +271,7 @@ class MismatchSummary:
 
     def logit_error_quantile(self, q: float) -> float:
         """Quantile over tokens of the smallest logit error, to within 1/16 relative."""
-        return self.histogram.quantile(q)
+        return min(self.histogram.quantile(q), self.logit_error_max)
 
     @property
     def noise_variance(self) -> ClusteredEstimate:

@@ -52,9 +52,13 @@ class TokenMismatch:
 
     @property
     def noise_variance(self) -> float:
-        """Variance s^2 of independent errors with the observed weighted variances."""
+        """Variance s^2 of independent errors with the observed weighted variances.
+
+        NaN where every row leaves one token no alternative.
+        """
         xp = array_namespace(self.spread)
-        return float(xp.sum(self.error_variance) / xp.sum(self.spread))
+        spread = float(xp.sum(self.spread))
+        return float(xp.sum(self.error_variance)) / spread if spread else math.nan
 
     def case(self, *, noise_sd: float | None = None) -> MismatchCase:
         """Return the tokens as the laws take them, each with the logit error of its row."""
