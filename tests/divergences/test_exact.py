@@ -186,19 +186,19 @@ def test_leading_axes_broadcast_and_float32_is_summed_in_float64() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        ([[0.0, 1.0], [math.nan, 0.0]], [0.0, 0.0], "record 1, field 'logits_mu': found NaN"),
+        ([[0.0, 1.0], [math.nan, 0.0]], [0.0, 0.0], "record 1, field 'rollout_logits': found NaN"),
         ([0.0, math.inf], [0.0, 0.0], "found \\+inf"),
         (
             [0.0, 1.0],
             [[0.0, 0.0], [-math.inf, -math.inf]],
-            "record 1, field 'logits_pi': all logits",
+            "record 1, field 'train_logits': all logits",
         ),
         ([0.0, 1.0], [0.0, 0.0, 0.0], "found vocabulary 3, expected 2"),
         (1.0, [0.0, 0.0], "expected \\(..., vocabulary\\)"),
         (
             np.zeros((2, 3)),
             np.zeros((4, 3)),
-            r"'logits_pi': found shape \(4, 3\), expected leading axes .* \(2, 3\)",
+            r"'train_logits': found shape \(4, 3\), expected leading axes .* \(2, 3\)",
         ),
     ],
 )

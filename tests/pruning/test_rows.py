@@ -284,6 +284,11 @@ def test_thresholds_out_of_range(min_p: float) -> None:
             "field 'train_logits': the policy gives the set no probability",
         ),
         (lambda: prune_pair(np.zeros((1, 2)), np.zeros((1, 2)), 0.5, sets="both"), "'sets'"),
+        (
+            lambda: prune_pair(np.array([[0.0, np.nan]]), np.zeros((1, 2)), 0.5),
+            "record 0, field 'rollout_logits'",
+        ),
+        (lambda: prune_pair(np.zeros((2, 3)), np.zeros((4, 3)), 0.5), "field 'train_logits'"),
         (lambda: sweep(np.zeros((1, 2)), np.zeros((1, 3)), [0.5]), "field 'train_logits'"),
         (lambda: sweep(np.zeros((0, 2)), np.zeros((0, 2)), [0.5]), "n at least 1"),
         (lambda: sweep(np.zeros((1, 2)), np.zeros((1, 2)), []), "at least one threshold"),

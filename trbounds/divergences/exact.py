@@ -97,23 +97,23 @@ def normaliser(xp: ModuleType, x: Any) -> Normaliser:
     return Normaliser(peak, xp.log(xp.sum(xp.exp(x - peak), axis=-1, keepdims=True)))
 
 
-def _ratio(logits_mu: Any, logits_pi: Any) -> Ratio:
-    xp = array_namespace(logits_mu, logits_pi)
-    like = logits_mu if device(logits_mu) is not None else logits_pi
-    x = checked_logits(xp, logits_mu, like, "logits_mu")
-    y = checked_logits(xp, logits_pi, like, "logits_pi")
+def _ratio(rollout_logits: Any, train_logits: Any) -> Ratio:
+    xp = array_namespace(rollout_logits, train_logits)
+    like = rollout_logits if device(rollout_logits) is not None else train_logits
+    x = checked_logits(xp, rollout_logits, like, "rollout_logits")
+    y = checked_logits(xp, train_logits, like, "train_logits")
     if x.shape[-1] != y.shape[-1]:
         raise InputError(
-            f"found vocabulary {y.shape[-1]}, expected {x.shape[-1]} as in 'logits_mu'",
-            field="logits_pi",
+            f"found vocabulary {y.shape[-1]}, expected {x.shape[-1]} as in 'rollout_logits'",
+            field="train_logits",
         )
     try:
         x, y = xp.broadcast_arrays(x, y)
     except ValueError:
         raise InputError(
             f"found shape {tuple(y.shape)}, expected leading axes that broadcast with "
-            f"{tuple(x.shape)} of 'logits_mu'",
-            field="logits_pi",
+            f"{tuple(x.shape)} of 'rollout_logits'",
+            field="train_logits",
         ) from None
     norms = normaliser(xp, x), normaliser(xp, y)
     shifts = norms[1].peak - norms[0].peak, norms[1].rest - norms[0].rest
@@ -225,12 +225,12 @@ def sum_divergences(r: Ratio) -> Divergences:
     )
 
 
-def divergences(logits_mu: Any, logits_pi: Any) -> Divergences:
+def divergences(rollout_logits: Any, train_logits: Any) -> Divergences:
     """Compute every divergence of pairs of distributions given by logits.
 
     Parameters
     ----------
-    logits_mu, logits_pi : array, shape (..., V)
+    rollout_logits, train_logits : array, shape (..., V)
         Logits or log-probabilities of the rollout policy μ and the training policy π along the
         last axis; each row is normalised here. The leading axes broadcast. -inf is probability 0.
 
@@ -259,15 +259,15 @@ def divergences(logits_mu: Any, logits_pi: Any) -> Divergences:
     >>> round(float(result.tv), 12), round(float(result.chi2), 12)
     (0.25, 0.25)
     """
-    return sum_divergences(_ratio(logits_mu, logits_pi))
+    return sum_divergences(_ratio(rollout_logits, train_logits))
 
 
-def kl_divergence(logits_mu: Any, logits_pi: Any) -> Any:
+def kl_divergence(rollout_logits: Any, train_logits: Any) -> Any:
     """Return KL(μ‖π) = Σ μ log(μ/π), in nats.
 
     Parameters
     ----------
-    logits_mu, logits_pi : array, shape (..., V)
+    rollout_logits, train_logits : array, shape (..., V)
         As for `divergences`.
 
     Returns
@@ -280,15 +280,15 @@ def kl_divergence(logits_mu: Any, logits_pi: Any) -> Any:
     InputError
         As for `divergences`.
     """
-    return _kl(_ratio(logits_mu, logits_pi))
+    return _kl(_ratio(rollout_logits, train_logits))
 
 
-def total_variation(logits_mu: Any, logits_pi: Any) -> Any:
+def total_variation(rollout_logits: Any, train_logits: Any) -> Any:
     """Return the total variation Σ |π - μ| / 2.
 
     Parameters
     ----------
-    logits_mu, logits_pi : array, shape (..., V)
+    rollout_logits, train_logits : array, shape (..., V)
         As for `divergences`.
 
     Returns
@@ -301,15 +301,15 @@ def total_variation(logits_mu: Any, logits_pi: Any) -> Any:
     InputError
         As for `divergences`.
     """
-    return _tv(_ratio(logits_mu, logits_pi))
+    return _tv(_ratio(rollout_logits, train_logits))
 
 
-def chi2_divergence(logits_mu: Any, logits_pi: Any) -> Any:
+def chi2_divergence(rollout_logits: Any, train_logits: Any) -> Any:
     """Return χ²(π‖μ) = Σ π²/μ - 1.
 
     Parameters
     ----------
-    logits_mu, logits_pi : array, shape (..., V)
+    rollout_logits, train_logits : array, shape (..., V)
         As for `divergences`.
 
     Returns
@@ -322,4 +322,4 @@ def chi2_divergence(logits_mu: Any, logits_pi: Any) -> Any:
     InputError
         As for `divergences`.
     """
-    return _chi2(_ratio(logits_mu, logits_pi))
+    return _chi2(_ratio(rollout_logits, train_logits))

@@ -203,9 +203,7 @@ def _large_rows(
 
 
 def _in_row(error: InputError, row: int) -> InputError:
-    names = {"logits_mu": "rollout_logits", "logits_pi": "train_logits"}
-    field = None if error.field is None else names.get(error.field, error.field)
-    return InputError(error.problem, record=row, field=field)
+    return InputError(error.problem, record=row, field=error.field)
 
 
 def _usable_cores() -> int:

@@ -291,9 +291,8 @@ class _Means(dict[str, RunningMean]):
 
 
 def _in_row(error: InputError, first: int) -> InputError:
-    names = {"logits_mu": "rollout_logits", "logits_pi": "train_logits"}
     record = None if error.record is None else first + error.record
-    return InputError(error.problem, record=record, field=names.get(error.field or "", error.field))
+    return InputError(error.problem, record=record, field=error.field)
 
 
 def _parts(n: int, vocabulary: int) -> Iterator[slice]:
