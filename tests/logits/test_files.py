@@ -144,6 +144,16 @@ def test_float8_and_pickles_and_fortran_order_are_refused(tmp_path) -> None:
         read_logits(save(tmp_path, "npz", fortran))
 
 
+@pytest.mark.parametrize("shape", ["(-2, -3)", "(-2, 3)", "(True, 3)"])
+def test_shapes_that_are_none_are_refused(tmp_path, shape) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    target = tmp_path / "rollout_logits.npy"
+    target.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.encode() + bytes(64))
+    np.save(tmp_path / "train_logits.npy", np.zeros((2, 3), np.float32))
+    with pytest.raises(InputError, match=r"'rollout_logits': .* expected non-negative whole"):
+        read_logits(tmp_path)
+
+
 def test_arrays_that_do_not_matter_are_not_looked_at(tmp_path) -> None:
     extra = arrays() | {"notes": np.array([{"a": 1}], dtype=object)}
     assert read_logits(save(tmp_path, "npz", extra)).n == 7
@@ -160,6 +170,9 @@ def test_arrays_that_do_not_matter_are_not_looked_at(tmp_path) -> None:
         ).encode(),
         json.dumps(
             {"rollout_logits": {"dtype": "F32", "shape": [-1, 2], "data_offsets": [8, 0]}}
+        ).encode(),
+        json.dumps(
+            {"rollout_logits": {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}}
         ).encode(),
         b'{"a":' * 100_000,
     ],

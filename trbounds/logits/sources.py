@@ -239,8 +239,8 @@ def _safetensors_source(
     dtype = bfloat16_dtype() if code == "BF16" else np.dtype(_SAFETENSORS_DTYPES[code])
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]
-    if not all(isinstance(v, int) and v >= 0 for v in (*shape, first, last)):
-        raise ValueError(f"shape or offsets of {name!r}")
+    if not all(isinstance(v, int) and v >= 0 for v in (first, last)):
+        raise ValueError(f"offsets of {name!r}")
     if last - first != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"shape and offsets of {name!r} disagree")
     _check_size(size - start - first, shape, dtype, path, name)
@@ -250,6 +250,10 @@ def _safetensors_source(
 def _check_size(
     found: int, shape: tuple[int, ...], dtype: np.dtype[Any], path: str, field: str
 ) -> None:
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise InputError(
+            f"found shape {shape}, expected non-negative whole numbers", file=path, field=field
+        )
     expected = math.prod(shape) * dtype.itemsize
     if found < expected:
         raise InputError(
