@@ -195,7 +195,9 @@ def derivations() -> str:
         "difference to zero. *sign*: the difference equals the form shown, whose sign is plain. "
         "*enumeration*: an identity of polynomials, expanded for the sizes named; the reason given "
         "beside it carries it to all sizes. *lemma*: an instance of a lemma, itself proved "
-        "below. What needs an assumption says so. [theory.md](theory.md) explains the ideas.\n\n"
+        "below. What needs an assumption says so. The checks are of steps; that the steps prove "
+        "the statement is for the reader, and tests evaluate both sides of every lemma on exact "
+        "policy pairs. [theory.md](theory.md) explains the ideas.\n\n"
     )
     return intro + render_all(documents, "markdown")
 

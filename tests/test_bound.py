@@ -10,6 +10,7 @@ import pytest
 
 from trbounds.bound import largest_surrogate_gain
 from trbounds.bounds import all_bounds, get_bound
+from trbounds.oracle import TabularPair, exact
 from trbounds.profile import DivergenceProfile, Provenance
 from trbounds.special import entropy_dual_gain
 
@@ -48,6 +49,15 @@ def test_the_two_facts_do_not_depend_on_the_unit_of_the_reward(key: str) -> None
     np.testing.assert_array_equal(unit.can_certify, unit.value < gain)
     largest = largest_surrogate_gain(DivergenceProfile(T=64, kl_max=kl, reward_var=0.2))
     np.testing.assert_allclose(largest, gain, rtol=1e-14)
+
+
+def test_the_width_of_the_reward_range_bounds_neither_the_error_nor_the_surrogate() -> None:
+    coin, bent = np.array([0.5, 0.5]), np.array([0.97, 0.03])
+    tables = ([np.tile(row, (1, 2**t, 1)) for t in range(10)] for row in (coin, bent))
+    pair = TabularPair(*tables, reward=np.zeros((1, 2**10)))
+    assert exact(pair).sup_error > 1.6
+    mostly_zeros = np.array([[float(f"{y:010b}".count("0") > 5) for y in range(2**10)]])
+    assert exact(pair.with_reward(mostly_zeros)).surrogate > 1.1
 
 
 def test_classical_keeps_its_digits_where_the_square_underflows() -> None:

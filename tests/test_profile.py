@@ -40,7 +40,10 @@ from trbounds.relations import RELATIONS
         ({"T": 4, "kl_max": "0.1"}, "field 'kl_max': found '0.1', expected a number"),
         ({"T": 4, "reward_range": (0.0, 1.0, 2.0)}, "field 'reward_range': found"),
         ({"T": 4, "reward_range": None}, "field 'reward_range': found None"),
-        ({"T": 4, "kl_max": [1.0, 2.0, 3.0], "tv_max": [0.1, 0.2]}, "field 'kl_max': found a batch of shape"),
+        (
+            {"T": 4, "kl_max": [1.0, 2.0, 3.0], "tv_max": [0.1, 0.2]},
+            "field 'kl_max': found a batch of shape",
+        ),
         (
             {"T": 4, "kl_max": 1.0, "provenance": {"kl_maximum": Provenance("observed")}},
             "field 'provenance': found 'kl_maximum'",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABSOLUTE_CONTINUITY",
+    "BASELINE_IN_RANGE",
     "Assessment",
     "Bound",
     "Kind",
@@ -28,6 +29,11 @@ __all__ = [
 ]
 
 ABSOLUTE_CONTINUITY = "the training policy gives no probability to tokens that the rollout cannot"
+#: For bounds that do without it: adding a constant to the reward then changes L'.
+BASELINE_IN_RANGE = (
+    "the training policy gives no probability to tokens that the rollout cannot, or else the "
+    "surrogate counts rewards from a baseline within their range"
+)
 
 # Elements evaluated at a time: small enough that temporaries stay in cache.
 _BLOCK = 32_768

@@ -13,6 +13,7 @@ from trbounds.bounds import get_bound
 from trbounds.errors import InputError
 from trbounds.oracle import (
     KINDS,
+    TabularPair,
     exact,
     missing_absolute_continuity,
     random_pair,
@@ -40,12 +41,49 @@ def test_is_the_sequence_kl_in_reward_units():
     assert BOUND.evaluate(DivergenceProfile(T=4096, kl_max=1e-4)) == pytest.approx(0.4096)
 
 
-def test_always_certifies():
+def test_is_never_ruled_out():
     for D in np.geomspace(1e-300, 1e6, 40):
         for v in (0.25, 0.01):
             found = BOUND.assess(DivergenceProfile(T=4096, kl_seq=D, reward_var=v))
             assert found.can_certify
             assert found.informative == (D < 1)
+
+
+def rare_prize(mu, pi):
+    """L' and D of responses that end at a prize, which comes at step t with chance mu_t or pi_t."""
+    alive = np.concatenate([[1.0], np.cumprod(1 - mu)])
+    hopeless = alive[-1] / alive[1:]  # that no prize comes after step t
+    kl = mu * np.log(mu / pi) + (1 - mu) * np.log((1 - mu) / (1 - pi))
+    return float(alive[:-1] @ ((pi - mu) * hopeless)), float(alive[:-1] @ kl)
+
+
+def rare_prize_pair(mu, pi):
+    """The same as tables: token 1 is the prize and ends the response."""
+
+    def policy(chances):
+        return [np.tile([1 - c, c], (1, 2**t, 1)) for t, c in enumerate(chances)]
+
+    # A response in which no prize came is all zeros; what follows a prize does not matter.
+    reward = (np.arange(2 ** len(mu)) > 0).astype(float)[None]
+    return TabularPair(rollout=policy(mu), train=policy(pi), reward=reward, eos=1)
+
+
+def test_certifies_at_small_and_large_sequence_kl():
+    """The chance of a prize grows the more, the less of it is left to come."""
+    left = np.geomspace(0.01, 1e-5, 4)
+    mu = -np.expm1(left[1:] - left[:-1])
+    pi = np.minimum(mu * (1 + 1 / left[:-1]), 0.9)
+    truth = exact(rare_prize_pair(mu, pi))
+    assert rare_prize(mu, pi) == pytest.approx((truth.surrogate, truth.kl_seq), rel=1e-12)
+    found = []
+    for decades, steps in ((0.1, 2000), (1, 10_000), (6, 120_000)):
+        left = np.geomspace(0.01, 0.01 * 10.0**-decades, steps)
+        mu = -np.expm1(left[1:] - left[:-1])
+        gain, D = rare_prize(mu, mu * (1 + 2 / left[:-1]))
+        assert gain > D
+        found.append(D)
+    assert found[0] < 1
+    assert found[-1] > 20  # where the bound exceeds every possible change of the objective
 
 
 def test_below_the_bounds_that_never_certify():

@@ -6,8 +6,8 @@ no variance is needed.
 
 The constant 1 is the best possible for every D: ``trbounds.oracle.rare_switch`` comes as close to
 D as wanted, with many steps and a rare switch; its reward's variance vanishes, so that knowing
-the variance would not help. Since ``D < G(D, v)`` for every v > 0 (see ``entropy_dual``), the
-bound can certify an improvement at every D.
+the variance would not help. Since ``D < G(D, v)`` for every v > 0 (see ``entropy_dual``), no D
+rules a certified improvement out, and ``L' > D`` does occur, at small D and far beyond 1.
 
 Nor is absolute continuity needed, on which the derivations of most bounds rest: where the
 training policy leaves the support of the rollout policy, as with top-p or top-k rollouts, both
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trbounds.bound import Bound, Source
+from trbounds.bound import BASELINE_IN_RANGE, Bound, Source
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
@@ -69,7 +69,7 @@ BOUND = Bound(
     title="Sequence KL",
     source=Source("trbounds", "the residual split along every response"),
     requires=("kl_seq",),
-    assumes=(),
+    assumes=(BASELINE_IN_RANGE,),
     formula=formula,
     statement=statement,
     derive=derive,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trbounds.bound import Bound, Source
+from trbounds.bound import BASELINE_IN_RANGE, Bound, Source
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
@@ -50,7 +50,7 @@ BOUND = Bound(
     title="Triangle",
     source=Source("trbounds", "objective and surrogate apart"),
     requires=("tv_seq", "tv_total"),
-    assumes=(),
+    assumes=(BASELINE_IN_RANGE,),
     formula=formula,
     statement=statement,
     derive=derive,
