@@ -7,8 +7,11 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from pkgutil import walk_packages
 from shutil import copy
@@ -108,6 +111,34 @@ def test_a_wheel_holds_the_four_packages_and_their_data(tmp_path: Path) -> None:
         assert f"{package}/py.typed" in names
     assert "trbounds/data/example.jsonl.gz" in names
     assert "trbounds_figures/trbounds.mplstyle" in names
+    # Summaries that only tests read.
+    assert not any(name.startswith("trbounds_figures/data/") for name in names)
+
+
+def test_a_source_distribution_holds_what_make_and_the_tests_need(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+    )
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as members:
+        names = {name.partition("/")[2] for name in members.getnames()}
+    assert {"Makefile", "requirements.lock", "tests/conftest.py", "docs/generate.py"} <= names
+    assert "figures/trbounds_figures/data/truth.json" in names
+    assert not any("__pycache__" in name or name.startswith(".venv") for name in names)
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """A name that is only there because another package needs it may go with that package."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {re.split(r"[^\w-]", text)[0].replace("-", "_") for text in wanted}
+    names = {"flint": "python_flint", "cupy": "cupy_cuda12x"}
+    imported = {module.split(".")[0] for path in SOURCES for module in _imports(path)}
+    others = imported - set(sys.stdlib_module_names) - set(PACKAGES)
+    assert {names.get(name, name) for name in others} <= declared
 
 
 def test_the_readme_examples_run(
