@@ -97,9 +97,9 @@ def test_sharp_conversion_bounds_every_pair_and_two_point_pairs_attain_it() -> N
         assert bound.min() == pytest.approx(tv, rel=1e-7)
 
 
-@pytest.mark.parametrize("r", [0.0, 1e-12, 1e-6, 0.1, 0.5, 1.0, 5.0, 50.0, 700.0])
+@pytest.mark.parametrize("r", [0.0, 5e-324, 1e-200, 1e-12, 1e-6, 0.1, 0.5, 1.0, 5.0, 50.0, 700.0])
 def test_chi2_from_kl_matches_high_precision(r: float) -> None:
-    with mp.workdps(400):
+    with mp.workdps(700):
         rise = mp.expm1(r)
         factor = mp.mpf(2) if r == 0 else rise**2 / (rise - mp.mpf(r))
         assert abs(chi2_from_kl(0.25, r) / (factor / 4) - 1) < 1e-14
@@ -119,6 +119,7 @@ def test_chi2_from_kl_holds_and_is_attained_in_the_limit() -> None:
 def test_chi2_from_kl_without_a_cap_is_infinite_unless_the_policies_agree() -> None:
     assert chi2_from_kl(1e-300, math.inf) == math.inf
     assert chi2_from_kl(0.0, math.inf) == 0.0
+    assert chi2_from_kl(math.inf, 1.0) == math.inf
     assert chi2_from_kl(np.array([0.5]), np.array([[0.0], [0.0]])).shape == (2, 1)
 
 

@@ -152,11 +152,12 @@ def chi2_from_kl(kl: Any, log_ratio_max: Any) -> Any:
 
 
 def _chi2_from_kl(xp: ModuleType, kl: Any, r: Any) -> Any:
-    ordinary = (r > 0.0) & (r < 709.0)
+    ordinary = (r > 1e-100) & (r < 709.0)  # below, the factor is 2 and its parts underflow
     safe = xp.where(ordinary, r, xp.ones_like(r))
     rise = xp.expm1(safe)
     # (e^r - 1)^2 overflows long before the quotient does.
     factor = rise * (rise / expm1_minus_float64(xp, safe))
-    limit = xp.where(r > 0.0, xp.full_like(r, math.inf), xp.full_like(r, 2.0))
+    limit = xp.where(r > 1.0, xp.full_like(r, math.inf), xp.full_like(r, 2.0))
     factor = xp.where(ordinary, factor, limit)
-    return xp.where(kl > 0.0, xp.where(kl > 0.0, kl, xp.ones_like(kl)) * factor, 0.0 * kl)
+    product = xp.where(kl > 0.0, kl, xp.ones_like(kl)) * factor
+    return xp.where(kl > 0.0, product, xp.zeros_like(product))
