@@ -147,8 +147,9 @@ def _share(row: SweepRow, name: str) -> str:
 
 def _notes(rows: list[SweepRow], *, sampled: bool, horizon: bool) -> list[str]:
     notes = [
-        "bias: mean TV between the pruned and the full rollout policy at one token; limit: the "
-        "largest that this vocabulary and min-p allow",
+        "bias: mean TV between the pruned and the full rollout policy at one token, its s.e. with "
+        "rows taken as independent; largest: observed; limit: the largest that this vocabulary and "
+        "min-p allow",
         "removed: share of the mean between the two policies that pruning takes away; negative "
         "where it adds",
     ]
