@@ -13,7 +13,17 @@ from numba import njit
 
 __all__ = ["COMMON", "EXACT", "reduce_exponent", "reduce_exponent32"]
 
-COMMON: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+def _can_keep() -> bool:
+    """Whether numba finds a folder for what it compiles; a read-only container has none."""
+    try:
+        njit(cache=True)(lambda: None)  # compiles nothing yet
+    except RuntimeError:
+        return False
+    return True
+
+
+COMMON: dict[str, Any] = {"nogil": True, "cache": _can_keep(), "error_model": "numpy"}
 EXACT: dict[str, Any] = {**COMMON, "fastmath": {"contract"}}
 """Options for loops in which operations may not be reordered, such as the one here."""
 
