@@ -186,6 +186,7 @@ def test_bad_arguments_are_refused() -> None:
         for threads in (0, -1, 2.0):
             with pytest.raises(InputError, match=r"'threads': found .*, expected a whole number"):
                 row_divergences(z, z, threads=threads)  # type: ignore[arg-type]
+        assert row_divergences(z, z, threads=np.int64(2)).kl[0] == 0.0  # type: ignore[arg-type]
 
 
 def test_numba_asked_for_and_absent(monkeypatch) -> None:

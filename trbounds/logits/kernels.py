@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from numbers import Integral
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -232,7 +233,7 @@ def _check_settings(precision: str, engine: str, threads: int | None) -> None:
         raise InputError(f"found {precision!r}, expected 'float64' or 'float32'", field="precision")
     if engine not in ("auto", "numpy", "numba"):
         raise InputError(f"found {engine!r}, expected 'auto', 'numpy' or 'numba'", field="engine")
-    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+    if threads is not None and not (isinstance(threads, Integral) and threads >= 1):
         raise InputError(
             f"found {threads!r}, expected a whole number of at least 1", field="threads"
         )
