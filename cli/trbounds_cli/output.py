@@ -21,8 +21,8 @@ __all__ = ["check_output", "number", "print_json", "print_table", "yes_no"]
 _NARROWEST, _WIDEST = 100, 180
 """Columns of what goes to a file: as many as the table needs, within these."""
 
-_FOLDED = 24
-"""Columns that text may be folded to."""
+_FOLDED = 28
+"""Columns that text may be folded to: enough for the key of every bound."""
 
 
 def print_json(document: Any) -> None:

@@ -13,11 +13,13 @@ import sys
 
 import pytest
 
+from trbounds.bounds import all_bounds
 from trbounds.traces import example_path
 from trbounds_cli import main
 from trbounds_cli.output import number, print_table
 
 NUMBERS = [f"-1.2345{i}e-05" for i in range(12)]
+KEYS = list(all_bounds())
 NAME = "a_row_with_a_long_name_that_says_what_it_is_of"
 
 
@@ -42,10 +44,10 @@ def test_no_number_is_cut_whatever_the_width(terminal, width):
     words = [word for line in lines for word in line.split()]
     for cell in NUMBERS:
         assert words.count(cell) == 1
-    assert max(map(len, lines)) <= max(width, 24 + max(map(len, NUMBERS)) + 5)
+    assert max(map(len, lines)) <= max(width, 28 + max(map(len, NUMBERS)) + 5)
     # Every part of the table names its rows.
     tables = sum(line.strip().startswith("─") for line in lines)
-    assert "".join(words).count(NAME[:24]) == tables
+    assert "".join(words).count(NAME[:28]) == tables
     assert (tables == 1) == (width == 300)
 
 
@@ -57,6 +59,12 @@ def test_a_table_that_fits_is_one_table_and_its_text_folds(terminal):
     text = " ".join(" ".join(lines).split())
     assert "…" not in text
     assert all(word in text for word in words.split())
+
+
+def test_keys_are_never_folded(terminal):
+    rows = [[key, "1.5", "words that fold where there is no room for all of them"] for key in KEYS]
+    lines = terminal(34, "Title", ["bound", "value>", "source"], rows)
+    assert {line.split()[0] for line in lines if line.strip()} >= set(KEYS)
 
 
 def test_headings_fold_before_columns_move(terminal):
