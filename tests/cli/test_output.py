@@ -62,8 +62,9 @@ def test_a_table_that_fits_is_one_table_and_its_text_folds(terminal):
 
 
 def test_keys_are_never_folded(terminal):
-    rows = [[key, "1.5", "words that fold where there is no room for all of them"] for key in KEYS]
-    lines = terminal(34, "Title", ["bound", "value>", "source"], rows)
+    columns = ["bound", "value>", "s.e.>", "informative"]
+    rows = [[key, "1.50000", "1.5e-06", "yes"] for key in KEYS]
+    lines = terminal(60, "Title", columns, rows)
     assert {line.split()[0] for line in lines if line.strip()} >= set(KEYS)
 
 
