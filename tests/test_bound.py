@@ -11,7 +11,7 @@ import pytest
 from trbounds.bound import largest_surrogate_gain
 from trbounds.bounds import all_bounds, get_bound
 from trbounds.oracle import TabularPair, exact
-from trbounds.profile import DivergenceProfile, Provenance
+from trbounds.profile import FIELDS, POSITION_FIELDS, DivergenceProfile, Provenance
 from trbounds.special import entropy_dual_gain
 
 ESTIMATED = Provenance("estimated", standard_error=1e-4)
@@ -66,6 +66,19 @@ def test_classical_keeps_its_digits_where_the_square_underflows() -> None:
         expected = float(2 * T * (T - 1) * Fraction(eps) ** 2)
         value = get_bound("classical").evaluate(DivergenceProfile(T=T, tv_max=eps))
         assert value == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize("key", [k for k, b in all_bounds().items() if "reward_var" in b.requires])
+def test_a_reward_without_variance_is_no_number_times_infinity(key: str) -> None:
+    fields = {name: 1e3 for name in FIELDS if name.startswith(("chi2", "kl"))}
+    fields |= {name: np.full(999, 1e3) for name in POSITION_FIELDS if name.startswith("chi2")}
+    fields |= {"kl_mean": np.full(999, 1.0), "chi2_stop_prob": 0.1, "residual_square": 1e300}
+    found = [
+        get_bound(key).evaluate(DivergenceProfile(T=999, **fields, reward_var=v))
+        for v in (0.0, 1e-300, 0.25)
+    ]
+    assert found == sorted(found)
+    assert not np.isnan(found).any()
 
 
 def test_the_largest_divergences_give_no_warning() -> None:

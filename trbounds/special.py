@@ -23,6 +23,7 @@ __all__ = [
     "remaining",
     "root_exp_excess",
     "root_sum",
+    "root_times",
     "sum_tv_from_kl",
 ]
 
@@ -267,6 +268,27 @@ def root_exp_excess(x: Any, *, xp: ModuleType | None = None) -> Any:
     share = xp.maximum(1 - (1 + far) * xp.exp(-far), xp.zeros_like(x))
     large = xp.where(fits, xp.exp(far / 2) * xp.sqrt(share), xp.full_like(x, float("inf")))
     return xp.where(x < 1, near * xp.sqrt((1 + series) / 2), large)
+
+
+def root_times(variance: Any, factor: Any, *, xp: ModuleType | None = None) -> Any:
+    """Return ``sqrt(variance) * factor``: 0 where the variance is, though the factor be infinite.
+
+    Parameters
+    ----------
+    variance : array
+        At least 0.
+    factor : array
+        At least 0, possibly infinite.
+    xp : module, optional
+        Array namespace, inferred once by default.
+
+    Returns
+    -------
+    array
+        The product.
+    """
+    xp = array_namespace(variance, factor) if xp is None else xp
+    return xp.sqrt(variance) * xp.where(variance > 0, factor, xp.zeros_like(factor))
 
 
 def golden_section(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trbounds.bound import Bound, Source
 from trbounds.numerics import root_power_excess
+from trbounds.special import root_times
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def formula(p: DivergenceProfile) -> Any:
     """Value for rewards in [0, 1], without the cancellation and underflow of the square."""
-    return p.xp.sqrt(p.unit_reward_var) * root_power_excess(p.chi2_max, p.T, xp=p.xp)
+    return root_times(p.unit_reward_var, root_power_excess(p.chi2_max, p.T, xp=p.xp))
 
 
 def statement() -> Statement:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trbounds.bound import Bound, Source
 from trbounds.numerics import root_product_excess
+from trbounds.special import root_times
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def formula(p: DivergenceProfile) -> Any:
     """Value for rewards in [0, 1]: a sum of non-negative terms over the positions."""
-    return p.xp.sqrt(p.unit_reward_var) * root_product_excess(p.chi2_position_max, xp=p.xp)
+    return root_times(p.unit_reward_var, root_product_excess(p.chi2_position_max, xp=p.xp))
 
 
 def statement() -> Statement:

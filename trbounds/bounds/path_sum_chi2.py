@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trbounds.bound import Bound, Source
-from trbounds.special import root_exp_excess
+from trbounds.special import root_exp_excess, root_times
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 def formula(p: DivergenceProfile) -> Any:
     """Value for rewards in [0, 1]; infinite for X beyond 1400."""
-    v = p.unit_reward_var
-    root = root_exp_excess(p.chi2_path_max, xp=p.xp)
-    return p.xp.sqrt(v) * p.xp.where(v > 0, root, p.xp.zeros_like(root))
+    return root_times(p.unit_reward_var, root_exp_excess(p.chi2_path_max, xp=p.xp))
 
 
 def statement() -> Statement:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trbounds.bound import Bound, Source
-from trbounds.special import root_exp_excess
+from trbounds.special import root_exp_excess, root_times
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 def formula(p: DivergenceProfile) -> Any:
     """Value for rewards in [0, 1]; infinite for a budget beyond 1400."""
     v = p.unit_reward_var
-    root = root_exp_excess(p.chi2_stop_budget, xp=p.xp)
-    kept = p.xp.sqrt(v) * p.xp.where(v > 0, root, p.xp.zeros_like(root))
+    kept = root_times(v, root_exp_excess(p.chi2_stop_budget, xp=p.xp))
     return kept + p.chi2_stop_prob + p.xp.sqrt(v) * p.xp.sqrt(p.chi2_stop_tail)
 
 

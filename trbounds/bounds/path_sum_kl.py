@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trbounds.bound import Bound, Source
-from trbounds.special import golden_section, phi, root_exp_excess
+from trbounds.special import golden_section, phi, root_exp_excess, root_times
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
@@ -33,8 +33,7 @@ def formula(p: DivergenceProfile) -> Any:
         cut = xp.exp(log_cut)
         divisor = phi(cut, xp=xp)
         budget, tail = cut * cut / divisor * K, cut / divisor * K
-        root = root_exp_excess(budget, xp=xp)
-        kept = xp.sqrt(v) * xp.where(v > 0, root, xp.zeros_like(root))
+        kept = root_times(v, root_exp_excess(budget, xp=xp), xp=xp)
         fits = budget < _LARGEST_BUDGET
         inside = xp.where(fits, budget, xp.ones_like(budget))
         gap = xp.exp(inside / 2) * xp.sqrt(-xp.expm1(-inside))
