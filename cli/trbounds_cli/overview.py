@@ -34,8 +34,8 @@ def overview() -> str:
     parts = [
         "Usage: trbounds COMMAND [OPTIONS]",
         "",
-        "How far can an RL surrogate be from the true objective when one policy samples and",
-        "another is trained? Bounds, their proofs, and what logged traces say of them.",
+        "How far can an RL surrogate be from the true objective when one policy samples",
+        "and another is trained? Bounds, their proofs, and what logged traces say.",
     ]
     for title, names in GROUPS.items():
         parts += ["", f"{title}:"]
@@ -45,8 +45,9 @@ def overview() -> str:
         "Start with:",
         "  trbounds plot --T 8192",
         "  trbounds bound --T 4096 --kl-max 1e-4 --kl-seq 0.01",
+        "  trbounds verify --example",
         "",
-        "Every command has --help with an example. Exit codes: 0 fine, 1 a check found something,",
-        "2 bad usage or bad input.",
+        "Every command has --help with an example. Exit codes: 0 fine, 1 a check found",
+        "something, 2 bad usage or bad input. Also: --version, --install-completion.",
     ]
     return "\n".join(parts) + "\n"

@@ -25,6 +25,10 @@ def test_overview_lists_every_command() -> None:
     assert all(summary(name) in overview() for name in files)
 
 
+def test_overview_fits_a_terminal() -> None:
+    assert max(map(len, overview().splitlines())) <= 80
+
+
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
 def test_overview_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     code = (

@@ -1,4 +1,4 @@
-"""Evaluate every bound that a set of divergences, or a logged trace, allows."""
+"""Evaluate every bound that divergences, or a logged trace, allow."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ def command(
     known: dict[str, float] | None = None,
     trace: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Take everything from logged traces instead."),
+        typer.Option(
+            metavar="TRACE",
+            help="Take everything from a file, directory or pattern of logged sequences, or from a "
+            "saved summary (.tbs), instead (repeatable).",
+        ),
     ] = None,
     form: TraceFormat = None,
     on_error: OnError = "fail",

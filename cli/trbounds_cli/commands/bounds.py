@@ -1,4 +1,4 @@
-"""List every bound: key, statement, order in T, source and what it needs."""
+"""List every bound: its statement, growth in T, source and needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judge every claim of the papers; exit 1 if a verdict is not the recorded one."""
+"""Judge every claim of the papers, against the verdict on record."""
 
 from __future__ import annotations
 

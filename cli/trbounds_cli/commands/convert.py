@@ -1,4 +1,4 @@
-"""Convert logged traces of any format to one canonical Parquet file."""
+"""Convert traces of any format to one canonical Parquet file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn logits of two policies into exact divergences, and a trace that holds them."""
+"""Turn logits of two policies into exact divergences and a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apply masking rules to logged traces: what they keep, at which lengths, and what is left."""
+"""Apply masking rules: what they keep, and at which lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute metrics of logged traces, our own or under the names and formulas of a framework."""
+"""Compute metrics, our own or by the formulas of a framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show what a logit error allows, how large it may be, or what logged traces say of it."""
+"""Show what a logit error allows, or what traces say of it."""
 
 from __future__ import annotations
 

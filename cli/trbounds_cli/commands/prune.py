@@ -1,4 +1,4 @@
-"""Prune the tail of the vocabulary by min-p: the bias it costs, the mismatch it removes."""
+"""Prune the vocabulary by min-p: its bias, the mismatch it removes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invert the bounds: how much divergence a budget allows, or how far a bound can certify."""
+"""Invert the bounds: the divergence that a budget allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read logged traces once and keep what everything else needs, in one small file."""
+"""Read traces once, and keep what the others need in a small file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the threshold of a masking rule for an acceptance or for a bound, and what it costs."""
+"""Find the threshold of a rule for an acceptance or a bound."""
 
 from __future__ import annotations
 

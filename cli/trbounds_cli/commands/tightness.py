@@ -1,4 +1,4 @@
-"""Search for the policies and reward whose error comes closest to a bound."""
+"""Search for the instance whose error comes closest to a bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check logged traces: divergences, sampled ratios, bounds and the estimated error."""
+"""Check traces: divergences, ratios, bounds, the estimated error."""
 
 from __future__ import annotations
 
