@@ -18,6 +18,7 @@ from trbounds.derivation import (
     nonnegative,
     reference,
 )
+from trbounds.lemmas.duality import DUALITY, paired, second_moment
 from trbounds.lemmas.inequalities import (
     CAP,
     ROOT_SUM,
@@ -82,6 +83,18 @@ def test_an_inequality_needs_a_nondecreasing_place() -> None:
     outcomes = Chain("sign", 1 - sp.Min(1, x)).by(UNCAP, {capped: x}).end(1 - x).check()
     assert not outcomes[0].ok
     assert "may decrease" in outcomes[0].detail
+
+
+def test_a_symbol_stands_for_what_has_its_sign() -> None:
+    """A second moment may not be negative, nor what is put in its place."""
+    v = SYMBOLS["reward_var"]
+    assert Chain("sign", paired).by(DUALITY, {second_moment: v}).end(0).check()[0].ok
+    for wrong in (-v, v - x, z):
+        outcome = Chain("sign", paired).by(DUALITY, {second_moment: wrong}).end(0).check()[0]
+        assert not outcome.ok
+        assert "S is not negative" in outcome.detail
+    left = Chain("sign", sp.Min(1, x * (T - t))).by(UNCAP, {capped: x * (T - t)}).end(0)
+    assert left.check()[0].ok
 
 
 def test_a_chain_must_end_at_the_statement() -> None:

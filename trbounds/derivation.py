@@ -20,6 +20,7 @@ from typing import Any
 import sympy as sp
 
 from trbounds.printing import text
+from trbounds.symbolic import T, t
 
 __all__ = [
     "Certificate",
@@ -285,6 +286,20 @@ def nondecreasing(expr: Any, atom: Any) -> bool:
     return False
 
 
+def _has_no_negative_value(expr: Any) -> bool:
+    """Tell whether an expression is non-negative wherever it is defined, for positions up to T."""
+    if expr.is_nonnegative:
+        return True
+    room = sp.Symbol("m", integer=True, nonnegative=True)
+    inside = expr.subs(T, t + room) if expr.has(t) else expr
+    positive = {
+        symbol: sp.Dummy(positive=True, integer=symbol.is_integer)
+        for symbol in inside.atoms(sp.Symbol)
+        if symbol.is_nonnegative and symbol != t
+    }
+    return bool(inside.is_nonnegative or inside.xreplace(positive).is_nonnegative)
+
+
 # -- chains ------------------------------------------------------------------------------------
 
 
@@ -323,13 +338,18 @@ class Chain:
         """Apply a lemma to a part of the expression (or to all of it).
 
         The lemma's left side, with `values` put in, must occur in the expression; it is replaced
-        by the right side. For an inequality the expression must not decrease in that part.
+        by the right side. For an inequality the expression must not decrease in that part. What
+        is put for a symbol that is not negative must not be negative either.
         """
         left, right = lemma.at(values)
         before = self.current
         new = before.xreplace({left: right})
 
         def check() -> Certificate:
+            for symbol, value in (values or {}).items():
+                if symbol.is_nonnegative and not _has_no_negative_value(value):
+                    detail = f"{text(symbol)} is not negative; {text(value)} may be"
+                    return Certificate(False, "lemma", detail)
             if new == before and left != right:
                 return Certificate(False, "lemma", f"{text(left)} does not occur")
             if lemma.relation == "<=" and not nondecreasing(before, left):

@@ -68,7 +68,7 @@ def derive() -> Derivation:
 
     from trbounds.derivation import Chain, Derivation, Step
     from trbounds.lemmas import cut as lemma
-    from trbounds.lemmas.conjugate import below_infimum, small_factor
+    from trbounds.lemmas.conjugate import below_infimum
     from trbounds.lemmas.path_sums import PATH_POTENTIAL
     from trbounds.lemmas.second_order import ERROR_BY_RESIDUAL, RESIDUAL_SQUARE, weighted_residual
     from trbounds.symbolic import SYMBOLS, error
@@ -97,10 +97,11 @@ def derive() -> Derivation:
         PATH_POTENTIAL,
         {
             weighted_residual: spread,
-            SYMBOLS["chi2_path_max"]: small_factor * SYMBOLS["kl_path_max"],
+            SYMBOLS["chi2_path_max"]: lemma.small * SYMBOLS["kl_path_max"],
         },
         "for the cut policy: " + PATH_POTENTIAL.title,
     )
+    chain.by(lemma.SMALL_FACTOR)
     chain.by(lemma.TAIL_BY_WEIGHT).by(lemma.TAIL_BY_FUTURE)
     chain.equal(infimum.args[0], "for every c > 0")
     last = Step(
