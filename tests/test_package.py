@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -141,19 +142,48 @@ def test_every_package_that_is_imported_is_declared() -> None:
     assert {names.get(name, name) for name in others} <= declared
 
 
-def test_the_readme_examples_run(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (REPOSITORY / "README.md").read_text("utf-8")
-    (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(python, "README.md", "exec"), {})
-    assert "classical 1677.31" in capsys.readouterr().out
-    commands = re.findall(r"^trbounds (.+)$", text, re.MULTILINE)
-    assert len(commands) >= 5
+@pytest.fixture
+def beside_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a folder of logs in it."""
     (tmp_path / "logs").mkdir()
     copy(example_path(), tmp_path / "logs")
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("beside_logs")
+def test_the_readme_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "classical 1677.31" in printed
+    assert "nothing is violated: True\nl2 0.0037" in printed
+    commands = re.findall(r"^trbounds (.+)$", text, re.MULTILINE)
+    assert len(commands) >= 5
     for words in commands:
         with pytest.raises(SystemExit) as stop:
             import_module("trbounds_cli").main(shlex.split(words, comments=True))
         assert not stop.value.code, words
+
+
+JSON_ROWS = re.findall(
+    r"^\| `trbounds (.+?)` \| (.+) \|$", (REPOSITORY / "docs/json.md").read_text("utf-8"), re.M
+)
+
+
+def test_every_command_has_its_json_documented() -> None:
+    from trbounds_cli.overview import command_names
+
+    assert {words.split()[0] for words, _ in JSON_ROWS} == set(command_names())
+
+
+@pytest.mark.usefixtures("beside_logs")
+@pytest.mark.parametrize(("words", "keys"), JSON_ROWS, ids=[words for words, _ in JSON_ROWS])
+def test_json_has_the_keys_that_are_documented(
+    capsys: pytest.CaptureFixture[str], words: str, keys: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        import_module("trbounds_cli").main([*shlex.split(words), "--json"])
+    assert not stop.value.code
+    assert list(json.loads(capsys.readouterr().out)) == re.findall(r"`(\w+)`", keys)

@@ -10,10 +10,23 @@ Describe a pair of policies by a :class:`DivergenceProfile`, and evaluate a :cla
     >>> get_bound("cauchy_schwarz").evaluate(DivergenceProfile(T=4096, kl_max=1e-4, kl_seq=0.01))
     2.895...
 
-Further packages: ``trbounds.traces`` and ``trbounds.verify`` for logs, ``trbounds.oracle`` for
-exact truth on small problems, ``trbounds.mismatch`` and ``trbounds.pruning`` for log-probability
-mismatch, ``trbounds.masking``, ``trbounds.solve`` and, with the extra ``certified``,
-``trbounds.certified``.
+Further packages, each imported by its name:
+
+=========================  ==========================================================
+``trbounds.traces``        read and summarize logs
+``trbounds.trace_bounds``  every bound on a summary
+``trbounds.verify``        check a summary
+``trbounds.masking``       masking rules and their thresholds
+``trbounds.metrics``       metrics by the formulas of frameworks
+``trbounds.recorder``      record traces from a training loop
+``trbounds.logits``        exact divergences from logits
+``trbounds.mismatch``      log-probability mismatch
+``trbounds.pruning``       pruning the vocabulary
+``trbounds.divergences``   KL, TV, chi2, and conversions between them
+``trbounds.solve``         bounds inverted
+``trbounds.oracle``        exact truth on small problems
+``trbounds.certified``     rigorous enclosures (needs the extra ``certified``)
+=========================  ==========================================================
 """
 
 from trbounds.bound import Assessment, Bound, largest_surrogate_gain
