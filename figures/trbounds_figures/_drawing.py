@@ -167,7 +167,7 @@ def _spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def shade_vacuous(ax: Axes, level: float, *, side: str = "left") -> None:
-    """Draw the reward range as a line and shade what lies above it, where a bound says nothing.
+    """Draw the reward range as a line; shade what two mean rewards cannot differ by.
 
     Parameters
     ----------
