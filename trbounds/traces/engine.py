@@ -17,7 +17,6 @@ from concurrent.futures import (
     Executor,
     Future,
     ProcessPoolExecutor,
-    ThreadPoolExecutor,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
@@ -202,22 +201,12 @@ def summarize_part(
         on_error=on_error,
         on_skip=skips.record_skip,
     )
-    batches = read_source(part.source(), format, options)
-    for batch in batches if part.file == "-" else _read_ahead(batches):
+    for batch in read_source(part.source(), format, options):
         out.add(batch, kernel=chosen)
         if on_batch is not None:
             on_batch(batch)
     out.absorb(skips)
     return out
-
-
-def _read_ahead(batches: Iterator[TraceBatch]) -> Iterator[TraceBatch]:
-    """Read the next batch in a thread while this one is looked at."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, batches, None)
-            yield batch
 
 
 class _Run:

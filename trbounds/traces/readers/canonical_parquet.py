@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,13 +127,14 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         ordered = [_REQUIRED[0], *(name for name in columns if name != _REQUIRED[0])]
         pages = ParquetPages(stream, ordered, max_length=options.max_length)
         widest = max([1, *_fixed_size(file, columns).values()])
-        most_rows = max(options.batch_tokens // widest, 1)
+        batch_tokens = _tokens_at_once(columns, options)
+        most_rows = max(batch_tokens // widest, 1)
         first, stop = source.groups or (0, file.num_row_groups)
         record = sum(file.metadata.row_group(group).num_rows for group in range(first))
         for group in range(first, min(stop, file.num_row_groups)):
             n_rows = file.metadata.row_group(group).num_rows
             try:
-                rows = min(pages.rows_at_once(group, options.batch_tokens), most_rows)
+                rows = min(pages.rows_at_once(group, batch_tokens), most_rows)
                 batches = _decoded(file, group, rows, columns, pa)
                 yield from _assembled(batches, record, source.name, options)
             except DamagedError as bad:
@@ -141,9 +144,15 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
             record += n_rows
 
 
+def _tokens_at_once(columns: list[str], options: ReadOptions) -> int:
+    """Return fewer tokens where they have many values: three batches are in memory at a time."""
+    values = sum(ALIASES.get(column, column) in TOKEN_FIELDS for column in columns)
+    return max(options.batch_tokens * 4 // max(values, 4), 1)
+
+
 def _decoded(file: Any, group: int, rows: int, columns: list[str], pa: Any) -> Iterator[Any]:
     """Yield the rows of a row group; where they cannot be decoded, say which column is damaged."""
-    batches = file.iter_batches(rows, [group], columns, use_threads=False)
+    batches = _read_ahead(file.iter_batches(rows, [group], columns, use_threads=False))
     while True:
         try:
             batch = next(batches, None)
@@ -159,6 +168,20 @@ def _decoded(file: Any, group: int, rows: int, columns: list[str], pa: Any) -> I
         if batch is None:
             return
         yield batch
+
+
+def _read_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """Decode the next two batches in a thread while this one is looked at.
+
+    The thread does nothing but decode, for which it does not need the interpreter lock. Two,
+    because it would wait whenever one is ready: batches do not take equally long, as pages are
+    decompressed whole.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, batches, None) for _ in range(2))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, batches, None))
+            yield batch
 
 
 def _assembled(
