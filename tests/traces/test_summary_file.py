@@ -13,6 +13,7 @@ import pytest
 
 from trbounds.errors import InputError
 from trbounds.traces import TraceSummary, example_path, open_trace, summarize
+from trbounds.traces.stopping import BUDGETS
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -115,6 +116,16 @@ def test_damaged_members(saved, tmp_path, changes):
     _, path = saved
     with pytest.raises(InputError, match=r"a\.tbs"):
         TraceSummary.load(rewrite(path, tmp_path / "a.tbs", changes))
+
+
+def test_the_grid_of_another_numpy_is_the_same(saved, tmp_path):
+    summary, path = saved
+    moved = npy(np.nextafter(BUDGETS, np.inf))
+    loaded = TraceSummary.load(rewrite(path, tmp_path / "a.tbs", {"budgets.npy": moved}))
+    assert loaded.stopped.stop_prob.tolist() == summary.stopped.stop_prob.tolist()
+    moved = npy(BUDGETS * (1 + 1e-9))
+    with pytest.raises(InputError, match="another grid of budgets"):
+        TraceSummary.load(rewrite(path, tmp_path / "b.tbs", {"budgets.npy": moved}))
 
 
 def test_members_cannot_overlap(saved, tmp_path):
