@@ -26,7 +26,8 @@ Logits = Annotated[
     ),
 ]
 UseExampleLogits = Annotated[
-    bool, typer.Option("--example", help="Use the small file of real logits of trbounds.")
+    bool,
+    typer.Option("--example", help="Use the small file of real logits that ships with trbounds."),
 ]
 
 

@@ -16,9 +16,10 @@ def command(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Which figures; all by default.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder, made if missing.")] = Path(
-        "figures-out"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--output", "-o", "--out", metavar="DIR", help="Folder, made if missing."),
+    ] = Path("figures-out"),
     form: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", help="File type.")] = (
         "png"
     ),
@@ -27,7 +28,7 @@ def command(
 ) -> None:
     """Draw figures, each from data that the library computes afresh.
 
-    Example: `trbounds figures --out figures-out`
+    Example: `trbounds figures -o figures-out`
 
     Example: `trbounds figures horizon radius --format pdf`
     """

@@ -22,7 +22,10 @@ def command(
     T: Horizon,
     known: dict[str, float],
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where to write: .png, .svg or .pdf.")
+        Path,
+        typer.Option(
+            "--output", "-o", "--out", metavar="FILE", help="Where to: .png, .svg or .pdf."
+        ),
     ] = Path("bounds.png"),
     only: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Draw this bound (repeatable).")
@@ -33,12 +36,12 @@ def command(
 ) -> None:
     """Draw the bounds on |Error| against the horizon up to T, and print their values at T.
 
-    Slopes are written on the curves; above the reward range a bound is vacuous. Without any
+    Slopes are written on the curves; the shaded region is above the width of the reward range. Without any
     divergence the papers' headline point is drawn: token KL 1e-4, sequence KL 0.01.
 
     Example: `trbounds plot --T 8192`
 
-    Example: `trbounds plot --T 8192 --kl-max 1e-4 --chi2-path-max 0.1 --out bounds.pdf`
+    Example: `trbounds plot --T 8192 --kl-max 1e-4 --chi2-path-max 0.1 -o bounds.pdf`
     """
     from trbounds_figures import get_figure, save
 
