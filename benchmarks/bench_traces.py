@@ -43,8 +43,6 @@ from trbounds.traces.token_terms import TokenTerms
 Task = Callable[[], object]
 COLUMNS = ["rollout_logprobs", "train_logprobs"]
 PADDED = 8192
-_WORTH_PROCESSES = 10_000_000
-"""Tokens from which starting processes (half a second) does not decide."""
 
 
 def make_batch(n: int, mean_length: int, seed: int = 0) -> TraceBatch:
@@ -271,10 +269,6 @@ def parquet(batch: TraceBatch, folder: Path, repeat: int) -> None:
     tasks: dict[str, Task] = {"pyarrow row groups": decode}
     for kernel in kernels():
         tasks[f"trbounds {kernel}"] = lambda k=kernel: summarize(file, kernel=k)
-        if batch.n_tokens > _WORTH_PROCESSES:
-            tasks[f"trbounds {kernel}, 2 processes"] = lambda k=kernel: summarize(
-                file, kernel=k, jobs=2
-            )
     if find_spec("duckdb"):
         tasks["duckdb, 2 threads"] = duckdb_query(file)
     print_ratios("From Parquet, end to end", tasks, batch.n_tokens, repeat)
