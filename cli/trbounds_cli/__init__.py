@@ -35,6 +35,9 @@ class _UntilClosed(io.FileIO):
 
 def _prepare_output() -> None:
     """Let a closed pipe, and letters that the terminal lacks, end no command."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell closed it: >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     out = sys.stdout
     if out is sys.__stdout__ and out is not None and not out.isatty():
         pipe = _UntilClosed(out.fileno(), "w", closefd=False)

@@ -155,3 +155,15 @@ def test_output_that_finds_no_room_is_one_line():
 def test_numbers_have_their_sign_unless_they_are_zero():
     found = [number(value) for value in (-0.0, 0.0, -math.inf, math.inf, -1.25, math.nan, None)]
     assert found == ["0", "0", "-inf", "inf", "-1.25", "-", "-"]
+
+
+@pytest.mark.parametrize(("words", "code"), [("bound --T 8 --kl-max 1", 0), ("bound --T 0", 2)])
+def test_without_streams_the_exit_code_is_the_same(monkeypatch, words, code):
+    # What Python makes of `>&-`.
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    sys.stdout.close()
+    sys.stderr.close()
+    assert (stop.value.code or 0) == code

@@ -36,8 +36,8 @@ def command(
 ) -> None:
     """Draw the bounds on |Error| against the horizon up to T, and print their values at T.
 
-    Slopes are written on the curves; the shaded region is above the width of the reward range. Without any
-    divergence the papers' headline point is drawn: token KL 1e-4, sequence KL 0.01.
+    Slopes are written on the curves; the shaded region is above the width of the reward range.
+    Without any divergence the papers' headline point is drawn: token KL 1e-4, sequence KL 0.01.
 
     Example: `trbounds plot --T 8192`
 
