@@ -230,7 +230,8 @@ def _ratios(summary: TraceSummary) -> Iterator[Finding]:
             advice=(
                 "Some tokens of the training policy are never sampled (top-p, top-k, min-p, or a "
                 "mask over what was sampled): no bound but sequence_kl and triangle applies to "
-                "such a rollout. Sample from the whole vocabulary"
+                "such a rollout. Sample from the whole vocabulary. Logarithms to base 10 in both "
+                "columns look the same"
             ),
             numbers={"sequences": float(logged), **numbers},
         )
@@ -241,7 +242,8 @@ def _ratios(summary: TraceSummary) -> Iterator[Finding]:
             found=f"the mean of rho is {mean:.5f}, {z:.1f} standard errors above 1",
             advice=(
                 "The rollout log-probabilities are not those the tokens were sampled with: check "
-                "the temperature, the alignment, and that both lists belong to the same tokens"
+                "the temperature, the alignment, that both lists belong to the same tokens, and "
+                "that their logarithms are natural"
             ),
             numbers=numbers,
         )
