@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from trbounds.traces import example_path, expand_paths, open_trace, write_parque
 from trbounds.traces import reader as reader_module
 from trbounds.traces.arrow import columns_from_arrow
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS
+from trbounds.traces.source import Source
+from trbounds.traces.validate import ReadOptions
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -226,15 +229,38 @@ def test_real_trace_is_the_same_in_parquet_and_jsonl(tmp_path, name):
 
 
 def test_batches_are_small_and_whole(monkeypatch):
-    from trbounds.traces.source import Source
-    from trbounds.traces.validate import ReadOptions
-
     for path in (str(DATA / "moe.parquet"), example_path()):
         source = Source(path)
         batches = list(reader_module.detect(source).read(source, ReadOptions(batch_tokens=500)))
         assert len(batches) > 10
         limit = 500 if path.endswith("gz") else 1500
         assert all(batch.n_tokens <= limit or batch.n_sequences == 1 for batch in batches)
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["abandoned", "bad record"])
+def test_nothing_decodes_a_file_that_is_closed(tmp_path, monkeypatch, bad):
+    """A thread reads ahead: it has ended when the file is closed, however reading ended."""
+    rows = [{"rollout_logprobs": [-1.0], "train_logprobs": [-1.5]} for _ in range(50)]
+    if bad:
+        rows[1]["train_logprobs"] = [0.5]
+    path = write_rows(tmp_path / "a.parquet", rows)
+    source, options = Source(str(path)), ReadOptions(batch_tokens=1)
+    closes, close, before = [], pq.ParquetFile.close, threading.active_count()
+
+    def counting(self, *args):
+        closes.append(threading.active_count() - before)
+        close(self, *args)
+
+    monkeypatch.setattr(pq.ParquetFile, "close", counting)
+    batches = reader_module.detect(source).read(source, options)
+    assert next(batches).n_sequences == 1
+    assert threading.active_count() == before + 1
+    if bad:
+        with pytest.raises(InputError, match="record 1"):
+            next(batches)
+    else:
+        batches.close()
+    assert closes == [0]
 
 
 def test_write_parquet_round_trip(tmp_path):

@@ -121,6 +121,8 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         _open(source, pa) as file,
         source.open_raw() as stream,
         _arrow_errors(source.name, pa),
+        # Last, so that it has stopped decoding before the file is closed.
+        ThreadPoolExecutor(1) as thread,
     ):
         columns = _columns(file, source.name)
         # rollout_logprobs first: it has a value for every token.
@@ -135,7 +137,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
             n_rows = file.metadata.row_group(group).num_rows
             try:
                 rows = min(pages.rows_at_once(group, batch_tokens), most_rows)
-                batches = _decoded(file, group, rows, columns, pa)
+                batches = _decoded(file, group, rows, columns, thread)
                 yield from _assembled(batches, record, source.name, options)
             except DamagedError as bad:
                 # The groups after it can be read all the same.
@@ -150,9 +152,12 @@ def _tokens_at_once(columns: list[str], options: ReadOptions) -> int:
     return max(options.batch_tokens * 4 // max(values, 4), 1)
 
 
-def _decoded(file: Any, group: int, rows: int, columns: list[str], pa: Any) -> Iterator[Any]:
+def _decoded(
+    file: Any, group: int, rows: int, columns: list[str], thread: ThreadPoolExecutor
+) -> Iterator[Any]:
     """Yield the rows of a row group; where they cannot be decoded, say which column is damaged."""
-    batches = _read_ahead(file.iter_batches(rows, [group], columns, use_threads=False))
+    pa = import_pyarrow("Reading Parquet traces")
+    batches = _read_ahead(file.iter_batches(rows, [group], columns, use_threads=False), thread)
     while True:
         try:
             batch = next(batches, None)
@@ -161,7 +166,7 @@ def _decoded(file: Any, group: int, rows: int, columns: list[str], pa: Any) -> I
             if len(columns) > 1:
                 # pyarrow does not name it: one of them fails alone too, with a better message.
                 for name in columns:
-                    for _ in _decoded(file, group, rows, [name], pa):
+                    for _ in _decoded(file, group, rows, [name], thread):
                         pass
                 raise DamagedError(problem) from None
             raise DamagedError(f"column {columns[0]}: {problem}") from None
@@ -170,18 +175,17 @@ def _decoded(file: Any, group: int, rows: int, columns: list[str], pa: Any) -> I
         yield batch
 
 
-def _read_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+def _read_ahead(batches: Iterator[Any], thread: ThreadPoolExecutor) -> Iterator[Any]:
     """Decode the next two batches in a thread while this one is looked at.
 
     The thread does nothing but decode, for which it does not need the interpreter lock. Two,
     because it would wait whenever one is ready: batches do not take equally long, as pages are
     decompressed whole.
     """
-    with ThreadPoolExecutor(1) as thread:
-        coming = deque(thread.submit(next, batches, None) for _ in range(2))
-        while (batch := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, batches, None))
-            yield batch
+    coming = deque(thread.submit(next, batches, None) for _ in range(2))
+    while (batch := coming.popleft().result()) is not None:
+        coming.append(thread.submit(next, batches, None))
+        yield batch
 
 
 def _assembled(
