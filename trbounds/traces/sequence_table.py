@@ -12,7 +12,7 @@ from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["COLUMNS", "NO_GROUP", "SequenceTable"]
+__all__ = ["COLUMNS", "NO_GROUP", "SequenceTable", "check_numbers"]
 
 COLUMNS: dict[str, Any] = {
     "file": np.int32,
@@ -138,8 +138,7 @@ class SequenceTable:
             "finished": np.full(n, -1) if batch.finished is None else batch.finished,
             **statistics,
         }
-        _check_range(batch, "record", columns["record"])
-        _check_range(batch, "step", columns["step"])
+        check_numbers(batch)
         nothing = np.full(n, np.nan)
         return cls([{name: columns.get(name, nothing).astype(COLUMNS[name]) for name in COLUMNS}])
 
@@ -214,13 +213,28 @@ def _group_number(label: str) -> int:
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _check_range(batch: TraceBatch, name: str, values: NDArray[Any]) -> None:
-    limit = np.iinfo(COLUMNS[name])
-    bad = np.flatnonzero((values < limit.min) | (values > limit.max))
-    if bad.size:
-        raise InputError(
-            f"found {values[bad[0]]}, expected at most {limit.max}",
-            file=batch.file,
-            record=int(batch.record_numbers[bad[0]]),
-            field=name,
-        )
+def check_numbers(batch: TraceBatch) -> None:
+    """Check that the numbers of records and steps fit into the table.
+
+    Parameters
+    ----------
+    batch : TraceBatch
+        What rows will be made of.
+
+    Raises
+    ------
+    InputError
+        At the first that does not.
+    """
+    for name, values in (("record", batch.record_numbers), ("step", batch.step)):
+        if values is None:
+            continue
+        limit = np.iinfo(COLUMNS[name])
+        bad = np.flatnonzero((values < limit.min) | (values > limit.max))
+        if bad.size:
+            raise InputError(
+                f"found {values[bad[0]]}, expected at most {limit.max}",
+                file=batch.file,
+                record=int(batch.record_numbers[bad[0]]),
+                field=name,
+            )

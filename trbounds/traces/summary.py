@@ -25,7 +25,7 @@ from trbounds.traces.histogram import Histogram, token_histograms
 from trbounds.traces.omissions import Partial, Skipped
 from trbounds.traces.pair_moments import PairMoments
 from trbounds.traces.position_sums import PositionSums
-from trbounds.traces.sequence_table import SequenceTable
+from trbounds.traces.sequence_table import SequenceTable, check_numbers
 from trbounds.traces.stopping import StoppedSums
 from trbounds.traces.token_counts import TokenCounts
 from trbounds.traces.token_terms import TokenTerms
@@ -140,7 +140,7 @@ class TraceSummary:
         Raises
         ------
         InputError
-            If `kernel` is unknown.
+            If `kernel` is unknown, or a record or a step has a number that is out of range.
         MissingDependency
             If numba is asked for and absent.
         """
@@ -151,14 +151,19 @@ class TraceSummary:
     def add(self, batch: TraceBatch, *, kernel: Kernel = "auto") -> None:
         """Add one validated batch in place; see :meth:`of`.
 
+        Not for several threads at a time: each sums up on its own, then :meth:`absorb`. If it is
+        interrupted (Ctrl-C, no memory), part of the batch is in the summary: start anew.
+
         Raises
         ------
         InputError
-            If `kernel` is unknown.
+            If `kernel` is unknown, or a record or a step has a number that is out of range; the
+            summary is as before.
         MissingDependency
             If numba is asked for and absent.
         """
         compiled = uses_numba(kernel, batch.n_tokens)
+        check_numbers(batch)
         cores = _usable_cores() if compiled else 1
         if cores == 1 or batch.n_tokens < 2 * _THREAD_TOKENS:
             for block in batch.slices(batch.n_tokens if compiled else _BLOCK_TOKENS):
