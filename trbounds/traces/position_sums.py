@@ -91,7 +91,7 @@ class PositionSums:
             If the quantity is unknown.
         """
         self._check(name, _MAXIMA)
-        return self.maxima(name)
+        return self.maxima(name).copy()
 
     @classmethod
     def of(cls, terms: TokenTerms) -> PositionSums:
