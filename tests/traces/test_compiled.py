@@ -129,11 +129,16 @@ def test_both_say_the_same(shape, divergences):
     assert_same(*(TraceSummary.of(batch, kernel=kernel) for kernel in KERNELS))
 
 
+def masked(batch):
+    """Some tokens of every sequence left out, of some sequences all."""
+    rng = np.random.default_rng(2)
+    kept = np.repeat(rng.random(batch.n_sequences) < 0.8, batch.lengths)
+    mask = kept & (rng.random(batch.n_tokens) < 0.7)
+    return replace(batch, mask=mask, weight_version=np.arange(batch.n_tokens) // 1000)
+
+
 def test_both_say_the_same_of_masked_tokens():
-    batch = make(SHAPES["long"])
-    mask = np.random.default_rng(2).random(batch.n_tokens) < 0.7
-    mask[batch.offsets[5] :] = False
-    batch = replace(batch, mask=mask, weight_version=np.arange(batch.n_tokens) // 1000)
+    batch = masked(make(SHAPES["long"]))
     assert_same(*(TraceSummary.of(batch, kernel=kernel) for kernel in KERNELS))
 
 
@@ -164,8 +169,9 @@ def test_threads_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("shape", ["long", "short"])
-def test_blocks_may_be_added_in_any_order(kernel, shape):
-    batch = make(SHAPES[shape])
+@pytest.mark.parametrize("change", [lambda batch: batch, masked], ids=["all", "masked"])
+def test_blocks_may_be_added_in_any_order(kernel, shape, change):
+    batch = change(make(SHAPES[shape]))
     whole = TraceSummary.of(batch, kernel=kernel)
     blocks = list(batch.slices(700))
     for order in (blocks, blocks[::-1]):
@@ -173,6 +179,31 @@ def test_blocks_may_be_added_in_any_order(kernel, shape):
         for block in order:
             summary.add(block, kernel=kernel)
         assert_same(whole, summary)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("field", ["step", "records"])
+def test_a_refused_batch_changes_nothing(kernel, field):
+    """Also where the numbers that do not fit are in a block of tokens after the first."""
+    batch = make([200_000, 3])
+    summary = TraceSummary.of(batch, kernel=kernel)
+    bad = replace(batch, first_record=2, **{field: np.array([5, 2**40])})
+    with pytest.raises(InputError, match=r"found 1099511627776, expected at most"):
+        summary.add(bad, kernel=kernel)
+    assert_same(summary, TraceSummary.of(batch, kernel=kernel))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_was_returned_does_not_change_when_batches_are_added(kernel):
+    summary = TraceSummary.of(make([5, 9]), kernel=kernel)
+    other = replace(make([9], scale=3.0, seed=1), first_record=2)
+    merged = summary.merge(TraceSummary.of(other, kernel=kernel))
+    names = ("tv", "kl", "chi2", "abs_log_ratio")
+    held = [summary.positions.maximum(name) for name in names]
+    before = [values.tolist() for values in held]
+    summary.add(other, kernel=kernel)
+    assert [values.tolist() for values in held] == before
+    assert_same(summary, merged)
 
 
 def test_choice_of_the_kernel(monkeypatch):

@@ -92,7 +92,7 @@ class PairMoments:
         return self._offset.high, self._offset.low
 
     def add_masked(self, block: TraceBatch, mask: NDArray[np.bool_]) -> None:
-        """Look at the masked tokens of a block; once, before anything is absorbed."""
+        """Add the masked tokens of a block in place."""
         rollout, train = block.rollout_logprobs, block.train_logprobs
         scored = ~mask & (rollout < 0.0) & (rollout > -np.inf) & (train <= 0.0) & (train > -np.inf)
         if not scored.any():
@@ -103,10 +103,12 @@ class PairMoments:
         before -= np.repeat(before[starts], lengths[lengths > 0])
         total = reduce_segments(np.add, mask.astype(np.int64), block.offsets)
         groups = (scored & (before > 0), scored & (np.repeat(total, lengths) == 0))
+        found = np.zeros(2 * len(_MASKED))
         for index, chosen in enumerate(groups):
             size = np.abs(train[chosen] - rollout[chosen])
-            self._masked.high[2 * index : 2 * index + 2] = size.size, size.sum()
-            self._smallest[index] = size.min(initial=np.inf)
+            found[2 * index : 2 * index + 2] = size.size, size.sum()
+            self._smallest[index] = size.min(initial=self._smallest[index])
+        self._masked.add(found)
 
     def correlation(self, lag: int) -> float:
         """Correlation of the two log-probabilities at a lag of :data:`LAGS`; NaN if undefined."""
