@@ -331,7 +331,6 @@ class TraceSummary:
         rank[order] = np.arange(len(order), dtype=np.int32)
         self._table.sort(rank)
         self._files = [self._files[index] for index in order]
-        self._sorted = True
         row = self._table.duplicate()
         if row is not None:
             raise InputError(
@@ -339,6 +338,7 @@ class TraceSummary:
                 file=self._files[self._table["file"][row]],
                 record=int(self._table["record"][row]),
             )
+        self._sorted = True
 
     def __repr__(self) -> str:
         return (
