@@ -137,6 +137,15 @@ def test_lists_of_unequal_length():
         build({"kl": short})
 
 
+def test_a_step_that_no_table_holds_is_skipped_like_any_bad_record():
+    steps = {"step": np.array([3_000_000_000, 7])}
+    with pytest.raises(InputError, match="record 5, field 'step': found 3000000000, expected a"):
+        build(steps)
+    left = build(steps, on_error="skip")
+    assert left.record_numbers.tolist() == [6]
+    assert left.step.tolist() == [7]
+
+
 def test_a_list_that_is_too_long():
     with pytest.raises(InputError, match="found 2 entries, expected at most 1"):
         build({}, max_length=1)

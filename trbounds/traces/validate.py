@@ -29,6 +29,7 @@ RANGES = {
 }
 """Lowest and highest admissible value of the token fields."""
 
+_INT32 = (float(np.iinfo(np.int32).min), float(np.iinfo(np.int32).max))
 _POSITIVE = (float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max))
 
 
@@ -123,7 +124,7 @@ def validate(batch: TraceBatch, *, reward_range: tuple[float, float] = (0.0, 1.0
         found and what was expected. Admissible are: ``rollout_logprobs`` in [-100, 0],
         ``train_logprobs`` in [-1e4, 0], ``kl`` and ``entropy`` in [0, 1e4], ``tv`` in [0, 1],
         ``chi2`` in [0, e^100], finite ``advantages``, ``reward`` in ``reward_range``,
-        ``temperature`` and ``top_p`` above 0.
+        ``temperature`` and ``top_p`` above 0, ``step`` of 32 bits.
     """
     _check_shapes(batch)
     faults = _value_faults(batch, reward_range, first_only=True)
@@ -295,12 +296,15 @@ def _value_faults(
         ("reward", reward_range),
         ("temperature", _POSITIVE),
         ("top_p", (_POSITIVE[0], 1.0)),
+        ("step", _INT32),
     ):
         values = getattr(batch, name)
         if values is not None:
             bad = np.flatnonzero(~((values >= low) & (values <= high)))
             faults += [
-                _Fault(int(i), name, f"found {values[i]:g}, expected {_expected(name, low, high)}")
+                _Fault(
+                    int(i), name, f"found {values[i]:.10g}, expected {_expected(name, low, high)}"
+                )
                 for i in bad
             ]
     return faults
@@ -345,6 +349,8 @@ def _found(value: float) -> str:
 def _expected(name: str, low: float, high: float) -> str:
     if name.endswith("_logprobs"):
         return f"a log-probability in [{low:g}, 0] (nats)"
+    if name == "step":
+        return "a whole number of 32 bits"
     if name in ("temperature", "top_p"):
         return "a number above 0" if high > 1.0 else "a number in (0, 1]"
     return f"a number in [{low:g}, {high:g}]"
