@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
-from trbounds.mismatch import MismatchCase, MismatchSummary, get_law
-from trbounds.traces import open_trace
+from trbounds.mismatch import MismatchCase, MismatchSummary, get_law, summarize_traces
 from trbounds_figures._drawing import BLACK, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from trbounds.traces import TraceBatch
 
 NAME = "mismatch"
 TITLE = "Mismatch of sampled tokens against 1 - p, on six real traces"
@@ -105,28 +106,55 @@ def measure(traces: Mapping[str, str | os.PathLike[str]]) -> MismatchData:
 
 
 def _measure(name: str, path: str | os.PathLike[str]) -> TraceMismatch:
-    summary = MismatchSummary()
-    cells: dict[int, dict[int, int]] = {}
-    for batch in open_trace(path):
+    cells = TokenCells()
+    summary = summarize_traces(path, on_batch=cells.add)
+    return cells.trace(name, summary)
+
+
+class TokenCells:
+    """Tokens per cell of 1 - p and mismatch, batch by batch."""
+
+    def __init__(self) -> None:
+        self._cells: dict[int, dict[int, int]] = {}
+
+    def add(self, batch: TraceBatch) -> None:
+        """Count the tokens of a batch that count."""
         counted = batch.counted()
-        summary = summary.merge(MismatchSummary.of(counted))
         rest = -np.expm1(counted.train_logprobs)
         mismatch = np.abs(counted.rollout_logprobs - counted.train_logprobs)
         some = (mismatch > 0) & (rest > 0)
         places = _cell(rest[some], _REST), _cell(mismatch[some], _MISMATCH)
         found, counts = np.unique(np.stack(places), axis=1, return_counts=True)
         for (column, row), count in zip(found.T.tolist(), counts.tolist(), strict=True):
-            rows = cells.setdefault(column, {})
+            rows = self._cells.setdefault(column, {})
             rows[row] = rows.get(row, 0) + count
-    bins = [b for b in summary.bins() if b.tokens >= _FEW]
-    return TraceMismatch(
-        name=name,
-        tokens=summary.n_tokens,
-        logit_error=summary.logit_error_max,
-        cells=cells,
-        one_minus_p=tuple(b.one_minus_p for b in bins),
-        mean=tuple(b.abs_mismatch.value for b in bins),
-    )
+
+    def trace(self, name: str, summary: MismatchSummary) -> TraceMismatch:
+        """Return what a panel shows.
+
+        Parameters
+        ----------
+        name : str
+            Name of the trace.
+        summary : MismatchSummary
+            Of the same batches.
+
+        Raises
+        ------
+        InputError
+            If no token has a mismatch.
+        """
+        if not self._cells:
+            raise InputError("no sampled token has a mismatch: there is nothing to draw", file=name)
+        bins = [b for b in summary.bins() if b.tokens >= _FEW]
+        return TraceMismatch(
+            name=name,
+            tokens=summary.n_tokens,
+            logit_error=summary.logit_error_max,
+            cells=self._cells,
+            one_minus_p=tuple(b.one_minus_p for b in bins),
+            mean=tuple(b.abs_mismatch.value for b in bins),
+        )
 
 
 def _cell(values: NDArray[np.float64], decades: tuple[int, int]) -> NDArray[np.int64]:
@@ -195,11 +223,12 @@ def draw(data: MismatchData, ax: Axes) -> None:
     )
     ax.set_xlabel("1 - p, p under the training policy", labelpad=13)
     ax.set_ylabel("|log rollout - log train|", labelpad=20)
-    rows = -(-len(data.traces) // _COLUMNS)
-    width, height = 1 / _COLUMNS, 1 / rows
+    columns = min(len(data.traces), _COLUMNS)
+    rows = -(-len(data.traces) // columns)
+    width, height = 1 / columns, 1 / rows
     most = max(float(np.nanmax(trace.density())) for trace in data.traces)
     for i, trace in enumerate(data.traces):
-        row, column = divmod(i, _COLUMNS)
+        row, column = divmod(i, columns)
         panel = ax.inset_axes(
             (column * width + 0.01, 1 - (row + 1) * height + 0.03, width - 0.02, height - 0.1)
         )
@@ -217,8 +246,10 @@ def _draw_panel(ax: Axes, trace: TraceMismatch, most: float, *, first: bool, las
     )
     ax.plot(columns, envelope(trace.logit_error, columns), color=VERMILION, linewidth=1.1)
     ax.plot(trace.one_minus_p, trace.mean, ".", color=BLACK, markersize=2.6)
-    middle = math.exp(np.mean(np.log(trace.mean)) - np.mean(np.log(trace.one_minus_p)))
-    ax.plot(columns, middle * columns, color=BLACK, linewidth=0.7, linestyle="--")
+    ratios = [m / rest for m, rest in zip(trace.mean, trace.one_minus_p, strict=True) if m > 0]
+    if ratios:
+        middle = math.exp(np.mean(np.log(ratios)))
+        ax.plot(columns, middle * columns, color=BLACK, linewidth=0.7, linestyle="--")
     ax.set(xscale="log", yscale="log", xlim=columns[[0, -1]], ylim=(1e-6, rows[-1]))
     ax.set_title(
         rf"{trace.name}: {trace.tokens:,} tokens, $\hat a$ = {trace.logit_error:.2g}",

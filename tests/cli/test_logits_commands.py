@@ -126,6 +126,21 @@ def test_mismatch_of_a_trace_for_people(run: Run) -> None:
     assert "record" not in quiet
 
 
+def test_mismatch_draws_the_traces_it_reads(run: Run, tmp_path: Path) -> None:
+    outcome = run("mismatch", "--example", "--figure", "tokens.png")
+    assert outcome.out.rstrip().endswith("tokens.png")
+    assert (tmp_path / "tokens.png").read_bytes().startswith(b"\x89PNG")
+    # Two tokens that both policies hold alike, and one without a bin of enough tokens for a mean.
+    same = {"rollout_logprobs": [-0.1, -0.5], "train_logprobs": [-0.1, -0.5]}
+    Path("same.jsonl").write_text(json.dumps(same))
+    refused(
+        run("mismatch", "same.jsonl", "--figure", "same.png"), "no sampled token has a mismatch"
+    )
+    assert not (tmp_path / "same.png").exists()
+    Path("few.jsonl").write_text(json.dumps(same | {"train_logprobs": [-0.1, -0.6]}))
+    assert run("mismatch", "few.jsonl", "--figure", "few.svg").code == 0
+
+
 # -- prune -------------------------------------------------------------------------------------
 
 
@@ -329,6 +344,8 @@ def test_a_missing_gpu_library_is_named(run: Run, monkeypatch: pytest.MonkeyPatc
         ("mismatch --example --T 8", "traces go with --logit-error only"),
         ("mismatch --example other.parquet", "give trace files, or --example"),
         ("mismatch --example --logit-error -1", "'logit_error': found -1"),
+        ("mismatch --logit-error 0.1 --T 8 --figure a.png", "--figure needs traces"),
+        ("mismatch --example --figure a.gif", "found suffix '.gif'"),
         ("prune --example", "give --min-p"),
         ("prune --example --min-p 0", "field 'min_p': found 0"),
         ("prune --example --min-p 1.5", "field 'min_p': found 1.5"),

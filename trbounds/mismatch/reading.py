@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from trbounds.errors import InputError
 from trbounds.mismatch.measured import MismatchSummary
+from trbounds.traces.batch import TraceBatch
 from trbounds.traces.engine import Progress
 from trbounds.traces.partition import partition
 from trbounds.traces.reader import detect
@@ -26,6 +27,7 @@ def summarize_traces(
     on_error: str = "fail",
     on_skip: Callable[[InputError], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_batch: Callable[[TraceBatch], None] | None = None,
 ) -> MismatchSummary:
     """Read traces in one pass and summarise the mismatch of their sampled tokens.
 
@@ -37,6 +39,8 @@ def summarize_traces(
         A common logit error: tokens that need a larger one are counted.
     on_progress : callable, optional
         Called after each batch, and when a part of a file is done.
+    on_batch : callable, optional
+        Called with each batch.
 
     Returns
     -------
@@ -78,6 +82,8 @@ def summarize_traces(
             summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))
             sequences += batch.n_sequences
             tokens += batch.n_tokens
+            if on_batch is not None:
+                on_batch(batch)
             report(done)
         finished += part.size
         report(done + 1)

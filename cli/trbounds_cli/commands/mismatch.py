@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,6 +54,10 @@ def command(
     reward_range: RewardRange = (0.0, 1.0),
     on_error: OnError = "fail",
     conversion: ConversionOption = "pinsker",
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With traces: draw them; .png, .svg or .pdf."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Join the log-probability mismatch of two policies to the bounds on |Error|.
@@ -66,7 +71,7 @@ def command(
 
     Example: `trbounds mismatch --solve --T 8192 --budget 0.1`
 
-    Example: `trbounds mismatch run.parquet --logit-error 0.5`
+    Example: `trbounds mismatch run.parquet --logit-error 0.5 --figure mismatch.png`
     """
     known: dict[str, Any] = {"reward_range": reward_range, "conversion": conversion}
     if reward_var is not None:
@@ -77,8 +82,11 @@ def command(
         if solve or T is not None or reward_var is not None:
             raise InputError("traces go with --logit-error only, not with --T or --solve")
         reading = {"form": form, "reward_range": reward_range, "on_error": on_error}
-        _show_trace(_measure(traces, logit_error, example=example, **reading), as_json=json)
+        summary = _measure(traces, logit_error, figure, example=example, **reading)
+        _show_trace(summary, figure, as_json=json)
         return
+    if figure is not None:
+        raise InputError("--figure needs traces")
     if T is None:
         raise InputError("give traces, or a horizon --T with --logit-error or --solve")
     if solve == (logit_error is not None):
@@ -184,7 +192,12 @@ def _solve(T: int, budget: float, known: dict[str, Any], *, as_json: bool) -> No
 
 
 def _measure(
-    traces: list[str] | None, logit_error: float | None, *, example: bool, **reading: Any
+    traces: list[str] | None,
+    logit_error: float | None,
+    figure: Path | None,
+    *,
+    example: bool,
+    **reading: Any,
 ) -> MismatchSummary:
     from trbounds.mismatch import summarize_traces
     from trbounds.traces import example_path
@@ -194,6 +207,13 @@ def _measure(
         raise InputError("give trace files, or --example")
     paths = [example_path()] if example else list(traces or [])
     left_out: list[InputError] = []
+    cells = None
+    if figure is not None:
+        from trbounds_figures import check_target
+        from trbounds_figures.mismatch import TokenCells
+
+        check_target(figure)
+        cells = TokenCells()
     with reading_progress() as show:
         summary = summarize_traces(
             paths,
@@ -203,11 +223,18 @@ def _measure(
             on_error=reading["on_error"],
             on_skip=left_out.append,
             on_progress=show,
+            on_batch=None if cells is None else cells.add,
         )
     for problem in left_out:
         sys.stderr.write(f"left out: {problem}\n")
     if not summary.n_tokens:
         raise InputError("the traces hold no token", file=paths[0])
+    if figure is not None and cells is not None:
+        from trbounds_figures import save
+        from trbounds_figures.mismatch import MismatchData
+
+        name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} paths"
+        save("mismatch", figure, MismatchData((cells.trace(name, summary),)))
     return summary
 
 
@@ -217,7 +244,7 @@ def _exceeding(summary: MismatchSummary) -> list[dict[str, Any]]:
     return [extreme._asdict() for extreme in summary.worst if extreme.value > least]
 
 
-def _show_trace(summary: MismatchSummary, *, as_json: bool) -> None:
+def _show_trace(summary: MismatchSummary, figure: Path | None, *, as_json: bool) -> None:
     noise = summary.noise_variance
     quantiles = {str(q): summary.logit_error_quantile(q) for q in (0.5, 0.9, 0.99, 0.999)}
     if as_json:
@@ -235,11 +262,14 @@ def _show_trace(summary: MismatchSummary, *, as_json: bool) -> None:
                 "certain_tokens": summary.certain_tokens,
                 "largest": _exceeding(summary),
                 "bins": [asdict(row) for row in summary.bins()],
+                "figure": None if figure is None else str(figure),
             }
         )
         return
     _print_bins(summary)
     _print_tokens(summary)
+    if figure is not None:
+        typer.echo(str(figure))
 
 
 def _print_bins(summary: MismatchSummary) -> None:
