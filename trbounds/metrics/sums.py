@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.metrics.importance import Weights
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.sequence_table import SequenceTable
+from trbounds.traces.sequence_table import SequenceTable, check_numbers
 from trbounds.traces.token_terms import LOG_RATIO_CLAMP, k3_of
 
 __all__ = ["COLUMNS", "SequenceSums", "sum_sequences"]
@@ -212,14 +212,15 @@ def sum_sequences(
     Raises
     ------
     InputError
-        If no token counts.
+        If no token counts, or a record or a step has a number that is out of range.
     """
     names = tuple(columns)
-    parts = [
-        _sum_block(block.counted(), names, weights)
-        for batch in batches
-        for block in batch.slices(_BLOCK_TOKENS)
-    ]
+    parts = []
+    for batch in batches:
+        check_numbers(batch)
+        parts += [
+            _sum_block(block.counted(), names, weights) for block in batch.slices(_BLOCK_TOKENS)
+        ]
     if not sum(int(part.length.sum()) for part in parts):
         raise InputError("found no token that counts, expected at least one", field="paths")
     return SequenceSums(

@@ -60,7 +60,7 @@ class CompensatedSum:
         self.low[:size] += (high - (total - rounded)) + (values - rounded)
         self.high[:size] = total
 
-    def pair(self, size: int) -> tuple[Floats, Floats]:
+    def pair(self, size: int = 0) -> tuple[Floats, Floats]:
         """Return both parts, of ``size`` sums at least, to add to in place."""
         self.grow(size)
         return self.high, self.low

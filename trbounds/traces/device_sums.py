@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
 from trbounds.divergences.special import expm1_minus_float64
 from trbounds.errors import InputError
+from trbounds.traces.position_sums import count_alive
 from trbounds.traces.token_terms import LOG_WEIGHT_CAP
 from trbounds.traces.validate import LOWEST_SAMPLED_LOGPROB, RANGES
 
@@ -143,13 +144,8 @@ def token_sums(
         },
         position_sums=totals.sums,
         position_maxima=totals.maxima,
-        alive=totals.on_device(_count_alive(lengths, T)),
+        alive=totals.on_device(count_alive(lengths)),
     )
-
-
-def _count_alive(lengths: NDArray[np.int64], T: int) -> NDArray[np.int64]:
-    """How many sequences are longer than 0, 1, ..., T - 1."""
-    return lengths.size - np.cumsum(np.bincount(lengths, minlength=T + 1))[:T]
 
 
 def _checked(xp: ModuleType, name: str, values: Any, like: Any) -> Any:

@@ -84,12 +84,12 @@ class PairMoments:
     @property
     def sums(self) -> tuple[Floats, Floats]:
         """Sums by lag and kind, lag by lag, to add to in place."""
-        return self._pairs.high, self._pairs.low
+        return self._pairs.pair()
 
     @property
     def offset(self) -> tuple[Floats, Floats]:
         """Sums of log rho and of its square, to add to in place."""
-        return self._offset.high, self._offset.low
+        return self._offset.pair()
 
     def add_masked(self, block: TraceBatch, mask: NDArray[np.bool_]) -> None:
         """Add the masked tokens of a block in place."""

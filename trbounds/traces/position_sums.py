@@ -11,7 +11,7 @@ from trbounds.errors import InputError
 from trbounds.traces.compensated import CompensatedSum, grow
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["PositionSums"]
+__all__ = ["PositionSums", "count_alive"]
 
 Floats = NDArray[np.float64]
 
@@ -124,7 +124,7 @@ class PositionSums:
 
     def count(self, lengths: NDArray[np.int64]) -> None:
         """Count sequences of these lengths, whose values are added by the caller."""
-        self._count(lengths.size, _alive(lengths))
+        self._count(lengths.size, count_alive(lengths))
 
     def sums(self, name: str) -> tuple[Floats, Floats]:
         """Return the sums of a quantity and their rounding errors, to add to in place."""
@@ -203,7 +203,7 @@ class PositionSums:
             raise InputError("the summary holds no sequence")
 
 
-def _alive(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def count_alive(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count the sequences that reach each position."""
     return lengths.size - np.cumsum(np.bincount(lengths, minlength=1))[:-1]
 
@@ -212,7 +212,7 @@ def _by_sequence(
     rows: list[Floats], maxima: list[Floats], offsets: NDArray[np.int64]
 ) -> tuple[list[Floats], list[Floats], NDArray[np.int64]]:
     """Add sequence after sequence: a few calls for each, which long ones are worth."""
-    alive = _alive(np.diff(offsets))
+    alive = count_alive(np.diff(offsets))
     cuts = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
 
     def over(ufunc: np.ufunc, values: Floats) -> Floats:
@@ -246,7 +246,7 @@ def _position_major(
     n_tokens = int(offsets[-1])
     rank = np.empty_like(lengths)
     rank[np.argsort(-lengths, kind="stable")] = np.arange(lengths.size)
-    alive = _alive(lengths)
+    alive = count_alive(lengths)
     starts = np.concatenate([[0], np.cumsum(alive)[:-1]])
     tokens = np.arange(n_tokens, dtype=np.int64)
     place = starts.take(tokens - np.repeat(offsets[:-1], lengths))

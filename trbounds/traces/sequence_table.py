@@ -123,7 +123,7 @@ class SequenceTable:
         Parameters
         ----------
         batch : TraceBatch
-            Without a mask.
+            Without a mask, and as :func:`check_numbers` wants it.
         statistics : dict of str to ndarray
             Columns from ``log_weight`` to ``k2_max``; those that are absent become NaN.
         """
@@ -138,7 +138,6 @@ class SequenceTable:
             "finished": np.full(n, -1) if batch.finished is None else batch.finished,
             **statistics,
         }
-        check_numbers(batch)
         nothing = np.full(n, np.nan)
         return cls([{name: columns.get(name, nothing).astype(COLUMNS[name]) for name in COLUMNS}])
 

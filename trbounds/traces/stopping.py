@@ -60,7 +60,7 @@ class StoppedSums:
     @property
     def sums(self) -> tuple[tuple[Floats, Floats], ...]:
         """The sums of weight, its square, tail and its square, to add to in place."""
-        return tuple(total.pair(BUDGETS.size) for total in self._sums.values())
+        return tuple(total.pair() for total in self._sums.values())
 
     @classmethod
     def of(cls, terms: TokenTerms) -> StoppedSums:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,10 @@ from trbounds_cli.options import (
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trbounds.mismatch import MismatchBin, MismatchSummary
+    from trbounds.traces import TraceBatch
 
 # Horizons up to this are spread out over positions, which the adaptive bounds need.
 _LONGEST = 1_000_000
@@ -81,8 +85,10 @@ def command(
     if traces or example:
         if solve or T is not None or reward_var is not None:
             raise InputError("traces go with --logit-error only, not with --T or --solve")
-        reading = {"form": form, "reward_range": reward_range, "on_error": on_error}
-        summary = _measure(traces, logit_error, figure, example=example, **reading)
+        paths = _paths(traces, example=example)
+        reading: dict[str, Any] = {"form": form, "reward_range": reward_range, "on_error": on_error}
+        measure = partial(_measure, paths, logit_error, **reading)
+        summary = measure() if figure is None else _draw(figure, paths, measure)
         _show_trace(summary, figure, as_json=json)
         return
     if figure is not None:
@@ -191,29 +197,24 @@ def _solve(T: int, budget: float, known: dict[str, Any], *, as_json: bool) -> No
 # -- from traces -------------------------------------------------------------------------------
 
 
-def _measure(
-    traces: list[str] | None,
-    logit_error: float | None,
-    figure: Path | None,
-    *,
-    example: bool,
-    **reading: Any,
-) -> MismatchSummary:
-    from trbounds.mismatch import summarize_traces
+def _paths(traces: list[str] | None, *, example: bool) -> list[str]:
     from trbounds.traces import example_path
-    from trbounds_cli.progress import reading_progress
 
     if example and traces:
         raise InputError("give trace files, or --example")
-    paths = [example_path()] if example else list(traces or [])
-    left_out: list[InputError] = []
-    cells = None
-    if figure is not None:
-        from trbounds_figures import check_target
-        from trbounds_figures.mismatch import TokenCells
+    return [example_path()] if example else list(traces or [])
 
-        check_target(figure)
-        cells = TokenCells()
+
+def _measure(
+    paths: list[str],
+    logit_error: float | None,
+    on_batch: Callable[[TraceBatch], None] | None = None,
+    **reading: Any,
+) -> MismatchSummary:
+    from trbounds.mismatch import summarize_traces
+    from trbounds_cli.progress import reading_progress
+
+    left_out: list[InputError] = []
     with reading_progress() as show:
         summary = summarize_traces(
             paths,
@@ -223,18 +224,27 @@ def _measure(
             on_error=reading["on_error"],
             on_skip=left_out.append,
             on_progress=show,
-            on_batch=None if cells is None else cells.add,
+            on_batch=on_batch,
         )
     for problem in left_out:
         sys.stderr.write(f"left out: {problem}\n")
     if not summary.n_tokens:
         raise InputError("the traces hold no token", file=paths[0])
-    if figure is not None and cells is not None:
-        from trbounds_figures import save
-        from trbounds_figures.mismatch import MismatchData
+    return summary
 
-        name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} paths"
-        save("mismatch", figure, MismatchData((cells.trace(name, summary),)))
+
+def _draw(
+    figure: Path, paths: list[str], measure: Callable[..., MismatchSummary]
+) -> MismatchSummary:
+    """Measure, and draw in the same pass."""
+    from trbounds_figures import check_target, save
+    from trbounds_figures.mismatch import MismatchData, TokenCells
+
+    check_target(figure)
+    cells = TokenCells()
+    summary = measure(on_batch=cells.add)
+    name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} paths"
+    save("mismatch", figure, MismatchData((cells.trace(name, summary),)))
     return summary
 
 
