@@ -39,6 +39,10 @@ def repeated_row(kind: str, scale: float, groups: int = 40) -> tuple[np.ndarray,
         counts[0], counts[1] = 1, counts[1] + counts[0] - 1
         y = x.copy()
         y[0] += np.float32(scale)
+    if kind == "offset":
+        y += np.float32(17.3)
+    if kind == "small offset":
+        y += np.float32(0.3)
     return np.repeat(x, counts), np.repeat(y, counts)
 
 
@@ -68,6 +72,7 @@ CASES = [
     *((kind, scale) for kind in ("flat", "spread", "peaked") for scale in (1e-5, 1e-2, 1.0, 20.0)),
     *(("one token", scale) for scale in (1e-4, 1e-2, 10.0, 30.0)),
     ("peaked", 5.0),
+    *((kind, scale) for kind in ("offset", "small offset") for scale in (1e-4, 1e-2, 1.0)),
 ]
 
 
@@ -126,6 +131,28 @@ def test_zero_probabilities_and_huge_ratios(precision, engine) -> None:
     x[4, 7], y[4, 7] = -700.0, 5.0
     x[5, 7], y[5, 7] = 5.0, -700.0
     expected = divergences(x, y)
+    result = row_divergences(x, y, precision=precision, engine=engine)
+    for field in FIELDS:
+        np.testing.assert_allclose(
+            getattr(result, field),
+            getattr(expected, field),
+            rtol=1e-10 if precision == "float64" else 1e-5,
+            err_msg=field,
+        )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("offset", [0.0, 17.3, -17.3])
+@pytest.mark.parametrize("absent", [slice(39_000, 40_000), slice(0, 33_000), slice(1, None, 2)])
+def test_tokens_that_neither_policy_has_do_not_count(absent, offset, precision, engine) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(1, 40_000)).astype(np.float32)
+    y = x + np.float32(0.01) * rng.normal(size=x.shape).astype(np.float32) + np.float32(offset)
+    present = np.ones(x.shape[1], dtype=bool)
+    present[absent] = False
+    expected = divergences(x[:, present], y[:, present])
+    x[:, absent] = y[:, absent] = -np.inf
     result = row_divergences(x, y, precision=precision, engine=engine)
     for field in FIELDS:
         np.testing.assert_allclose(

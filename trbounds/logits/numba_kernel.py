@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from trbounds.logits.numpy_kernel import COLUMNS, CORRECT_BELOW, LOG_RATIO_LIMIT, NumpyKernel
+from trbounds.logits.numpy_kernel import COLUMNS, LOG_RATIO_LIMIT, NumpyKernel
 from trbounds.numba_exponential import COMMON, EXACT, reduce_exponent, reduce_exponent32
 
 __all__ = ["NumbaKernel"]
@@ -26,6 +26,9 @@ __all__ = ["NumbaKernel"]
 _SUM: dict[str, Any] = {**COMMON, "fastmath": {"contract", "reassoc", "nsz"}}
 
 BLOCK = 1024
+# Normalisers are good to a few 1e-15; below these values the total variation needs their correction
+# to keep 1e-10 and 1e-5 relative.
+CORRECT_BELOW = {"float64": 1e-4, "float32": 1e-8}
 # How 16-bit integers are to be read; numba itself has neither type.
 _KINDS = {"float64": 0, "float32": 0, "bfloat16": 1, "float16": 2}
 

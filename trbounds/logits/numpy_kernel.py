@@ -1,15 +1,18 @@
 """Divergences of rows of a large vocabulary with numpy alone, chunk by chunk.
 
-Each row is read twice: the log-normalisers must be known before |pi - mu| can be summed, and no
-algebra recovers the sum of absolute values afterwards. The first pass is an online softmax of both
-rows; the second takes mu, log rho and rho - 1 of each chunk into small buffers and adds up every
-divergence. Where the policies are so close that rounding of the normalisers (about 1e-15) shows in
-the total variation, a third pass corrects it; see `trbounds.divergences.exact` for the formulas.
+Each row is read twice: the difference c of the log-normalisers must be known before |pi - mu| can
+be summed, and no algebra recovers the sum of absolute values afterwards. The first pass takes c
+from the sum of mu expm1(y - x), whose rounding is small against the total variation, where that of
+the normalisers (1e-15) is not; the second takes mu, log rho and rho - 1 of each chunk into small
+buffers and adds up every divergence. The sum of pi - mu, which ought to be 0, says whether c was
+good enough; if not, a third pass corrects it. See `trbounds.divergences.exact` for the formulas.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from trbounds.arrays import array_namespace
 from trbounds.divergences.exact import Normaliser, ratio_at, sum_divergences
 from trbounds.errors import InputError
 
-__all__ = ["COLUMNS", "CORRECT_BELOW", "LOG_RATIO_LIMIT", "NumpyKernel"]
+__all__ = ["COLUMNS", "LOG_RATIO_LIMIT", "NumpyKernel"]
 
 # What a kernel returns per row: the fields of `trbounds.logits.kernels.RowDivergences`.
 COLUMNS = (
@@ -34,21 +37,47 @@ COLUMNS = (
     "rollout_log_normaliser",
     "train_log_normaliser",
 )
+# Until a row is complete, the column of a normaliser holds the sum of pi - mu.
+_EXCESS = 7
 
 CHUNK = 32_768
 _BLOCK = 8_192
-# Normalisers are good to a few 1e-15; below these values the total variation needs their correction
-# to keep 1e-10 and 1e-5 relative.
-CORRECT_BELOW = {"float64": 1e-4, "float32": 1e-8}
 # Beyond these log-ratios products could overflow (float64) or lose what the tolerance allows
-# (float32): such chunks, and those with -inf, go through the general formulas in float64.
+# (float32): such chunks, and those where one policy has -inf, go through the general formulas.
 LOG_RATIO_LIMIT = {"float64": 300.0, "float32": 20.0}
-# exp(d) - 1 - d = d^2 (1/2! + d/3! + ...), used for |d| <= 1/2.
-_SERIES_LIMIT = 0.5
+# Stands for -inf where both policies have it, so that padded vocabularies take the fast way.
+ABSENT = -1e30
+# A sum of pi - mu beyond this share of the total variation calls for the correction.
+_EXCESS_LIMIT = {"float64": 1e-11, "float32": 1e-6}
+# Where the total variation is above, exp(d) - 1 - d may be taken as it stands.
+_DIRECT_ABOVE = {"float64": 1e-4, "float32": 0.05}
+# Otherwise, for |d| up to the limit, exp(d) - 1 - d = d expm1(d) (1/2 - d/12 + d^3/720 - ...):
+# the coefficients after 1/2.
+_SERIES_LIMIT = 0.125
 _SERIES = {
-    "float64": tuple(1.0 / math.factorial(n) for n in range(2, 17)),
-    "float32": tuple(1.0 / math.factorial(n) for n in range(2, 10)),
+    "float64": (-1.0 / 12.0, 1.0 / 720.0, -1.0 / 30_240.0),
+    "float32": (-1.0 / 12.0, 1.0 / 720.0),
 }
+# A constant added to all logits of one policy is taken off in float64, from here on.
+_SMALLEST_BASE = 0.5
+# float32 rounds y - x, and so log rho, to 6e-8 of c: harmless up to this many total variations.
+_SHIFT_LIMIT = 64.0
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a pass takes its differences from.
+
+    The log-normaliser of y less that of x is base + shift + correction. They are subtracted one
+    after the other, since the later ones may be smaller than what rounding leaves of the first.
+    """
+
+    peak: float  # the largest rollout logit
+    mass: float  # sum of exp(x - peak)
+    base: float
+    shift: float = 0.0
+    correction: float = 0.0
+    tv: float = 0.0  # roughly the total variation, or 0
 
 
 class NumpyKernel:
@@ -57,16 +86,15 @@ class NumpyKernel:
     Parameters
     ----------
     precision : {"float64", "float32"}
-        Precision of the second pass. Normalisers are float64 in both: from float32 ones, the
-        close policies of practice would always need the third pass.
+        Precision of the terms. Sums over chunks are float64 in both.
     """
 
     def __init__(self, precision: str) -> None:
         self._precision = precision
         self._dtype = np.dtype(precision)
-        self._wide = [np.empty(CHUNK) for _ in range(3)]
-        count = 2 if precision == "float64" else 4
-        self._buffers = [np.empty(CHUNK, dtype=self._dtype) for _ in range(count)]
+        self._limit = LOG_RATIO_LIMIT[precision]
+        self._loaded = [np.empty(CHUNK) for _ in range(3)]
+        self._buffers = [np.empty(CHUNK, dtype=self._dtype) for _ in range(4)]
 
     def row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         """Return the sums named by `COLUMNS` for one row of logits of each policy.
@@ -76,29 +104,95 @@ class NumpyKernel:
         InputError
             If the row holds NaN or +inf or is -inf throughout; without a record.
         """
-        with np.errstate(invalid="ignore"):  # -inf - -inf is NaN: such chunks are looked after
+        # -inf - -inf is NaN, and huge ratios overflow: such chunks are looked after.
+        with np.errstate(invalid="ignore", over="ignore"):
             return self._row(x, y)
 
     def _row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
-        norms = self._normaliser(x, "rollout_logits"), self._normaliser(y, "train_logits")
-        shift = norms[1].log - norms[0].log
-        correction = 0.0
-        sums = self._sum_chunks(x, y, norms, shift, correction)
-        if sums[2] < CORRECT_BELOW[self._precision]:
-            correction = math.log1p(self._excess(x, y, norms, shift))
-            sums = self._sum_chunks(x, y, norms, shift, correction)
+        frame = self._compare(x, y, _offset(x, y)) or self._frame_of_normalisers(x, y)
+        frame, sums = self._corrected_sums(x, y, frame)
+        rounded = self._precision == "float32" and frame.base == 0.0
+        if rounded and abs(frame.shift) > _SHIFT_LIMIT * sums[2]:
+            frame = replace(frame, base=frame.shift, shift=0.0, correction=0.0)
+            frame, sums = self._corrected_sums(x, y, frame)
+        rest = math.log(frame.mass)
         sums[2] = min(sums[2], 1.0)
-        sums[4] += norms[0].rest
-        sums[7:] = norms[0].log, norms[0].log + shift + correction
+        sums[4] += rest
+        sums[7] = frame.peak + rest
+        sums[8] = sums[7] + frame.base + (frame.shift + frame.correction)
         return sums
+
+    def _corrected_sums(
+        self, x: NDArray[Any], y: NDArray[Any], frame: _Frame
+    ) -> tuple[_Frame, NDArray[np.float64]]:
+        sums = self._sum_chunks(x, y, frame)
+        if abs(sums[_EXCESS]) > _EXCESS_LIMIT[self._precision] * sums[2]:
+            frame = replace(frame, correction=math.log1p(sums[_EXCESS]))
+            sums = self._sum_chunks(x, y, frame)
+        return frame, sums
+
+    def _chunks(
+        self, x: NDArray[Any], y: NDArray[Any], base: float
+    ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+        """Yield parts of both rows, in a type that holds their differences, and y - x - base."""
+        wide = np.result_type(self._dtype if base == 0.0 else np.float64, x.dtype, y.dtype)
+        *buffers, difference = (buffer.view(wide) for buffer in self._loaded)
+        for start in range(0, x.size, CHUNK):
+            chunk = slice(start, start + CHUNK)
+            a, b = _load(x[chunk], buffers[0]), _load(y[chunk], buffers[1])
+            d = self._buffers[0][: a.size]
+            if base == 0.0:
+                np.subtract(b, a, out=d, casting="same_kind")
+            else:
+                np.subtract(b, a, out=difference[: a.size])
+                np.subtract(difference[: a.size], base, out=d, casting="same_kind")
+            yield a, b, d
+
+    def _compare(self, x: NDArray[Any], y: NDArray[Any], base: float) -> _Frame | None:
+        """Return the frame of two rows, or None where this way of comparing them loses digits."""
+        peak, mass, excess, absolute = -math.inf, 0.0, 0.0, 0.0
+        for a, b, d in self._chunks(x, y, base):
+            top = float(a.max())
+            if not (top < math.inf and float(b.max()) < math.inf):
+                return None
+            if top > peak:
+                shrink = math.exp(peak - top)
+                mass, excess, absolute = mass * shrink, excess * shrink, absolute * shrink
+                peak = top
+            elif peak == -math.inf:
+                return None
+            weight = self._buffers[1][: a.size]
+            np.subtract(a, peak, out=weight, casting="same_kind")
+            np.exp(weight, out=weight)
+            if _largest(d) < self._limit:
+                np.expm1(d, out=d)
+                d *= weight
+            else:
+                np.subtract(b, peak + base, out=d, casting="same_kind")
+                np.exp(d, out=d)
+                d -= weight
+            mass += float(np.add.reduce(weight))
+            excess += float(np.add.reduce(d))
+            absolute += _abs_sum(d)
+        rise = excess / mass
+        if not -0.5 < rise < math.inf:
+            return None
+        tv = 0.5 * (absolute / mass - abs(rise)) / (1.0 + rise)
+        shift = float(self._dtype.type(math.log1p(rise)))  # the correction finds what this loses
+        return _Frame(peak, mass, base, shift, tv=tv)
+
+    def _frame_of_normalisers(self, x: NDArray[Any], y: NDArray[Any]) -> _Frame:
+        norms = self._normaliser(x, "rollout_logits"), self._normaliser(y, "train_logits")
+        base = (norms[1].peak - norms[0].peak) + (norms[1].rest - norms[0].rest)
+        return _Frame(norms[0].peak, math.exp(norms[0].rest), base)
 
     def _normaliser(self, row: NDArray[Any], field: str) -> Normaliser:
         peak, total = -math.inf, 0.0
         for start in range(0, row.size, CHUNK):
             chunk = row[start : start + CHUNK]
-            logit = self._wide[0][: chunk.size]
+            logit = self._loaded[0][: chunk.size]
             np.copyto(logit, chunk)
-            top = float((chunk if chunk.dtype.kind == "f" else logit).max())
+            top = float(logit.max())
             if not top < math.inf:
                 found = "NaN" if math.isnan(top) else "+inf"
                 raise InputError(f"found {found}, expected logits below +inf", field=field)
@@ -114,107 +208,91 @@ class NumpyKernel:
             raise InputError("all logits are -inf, expected at least one token", field=field)
         return Normaliser(peak, math.log(total))
 
-    def _sum_chunks(
-        self,
-        x: NDArray[Any],
-        y: NDArray[Any],
-        norms: tuple[Normaliser, Normaliser],
-        shift: float,
-        correction: float,
-    ) -> NDArray[np.float64]:
+    def _sum_chunks(self, x: NDArray[Any], y: NDArray[Any], frame: _Frame) -> NDArray[np.float64]:
         sums = np.zeros(len(COLUMNS))
-        for start in range(0, x.size, CHUNK):
-            chunk = slice(start, start + CHUNK)
-            part = self._sum_chunk(x[chunk], y[chunk], norms, shift, correction)
-            largest = max(sums[5], part[5])
-            sums += part
-            sums[5] = largest
-        return sums
-
-    def _load(
-        self, a: NDArray[Any], b: NDArray[Any], shift: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Return both chunks in float64, and log rho up to the correction of its shift."""
-        logit, other, delta = (buffer[: a.size] for buffer in self._wide)
-        np.copyto(logit, a)
-        np.copyto(other, b)
-        np.subtract(other, logit, out=delta)
-        delta -= shift
-        return logit, other, delta
-
-    def _excess(
-        self, x: NDArray[Any], y: NDArray[Any], norms: tuple[Normaliser, Normaliser], shift: float
-    ) -> float:
-        """Return the sum of pi - mu, which is 0 up to the error of the normalisers."""
-        total = 0.0
-        for start in range(0, x.size, CHUNK):
-            chunk = slice(start, start + CHUNK)
-            logit, other, delta = self._load(x[chunk], y[chunk], shift)
-            if self._is_ordinary(float(delta.min()), float(delta.max())):
-                logit -= norms[0].peak
-                np.exp(logit, out=logit)
-                np.expm1(delta, out=delta)
-                total += _dot(logit, delta) / math.exp(norms[0].rest)
+        for a, b, d in self._chunks(x, y, frame.base):
+            d -= frame.shift
+            if frame.correction != 0.0:
+                d -= frame.correction
+            largest = _largest(d)
+            if math.isnan(largest):
+                absent = (a == -np.inf) & (b == -np.inf)
+                a, d[absent] = np.where(absent, ABSENT, a), 0.0
+                largest = _largest(d)
+            if largest < self._limit:
+                part = self._sum_chunk(a, d, largest, frame)
             else:
-                ratio = ratio_at(array_namespace(logit), logit, other, *norms, (shift,))
-                total += float(ratio.difference.sum())
-        return total
-
-    def _is_ordinary(self, low: float, high: float) -> bool:
-        limit = LOG_RATIO_LIMIT[self._precision]
-        return -limit < low and high < limit  # False for NaN
+                part = _general_sums(a, b, frame)
+            part[5] = max(sums[5], part[5])
+            sums[5] = 0.0
+            sums += part
+        return sums
 
     def _sum_chunk(
-        self,
-        a: NDArray[Any],
-        b: NDArray[Any],
-        norms: tuple[Normaliser, Normaliser],
-        shift: float,
-        correction: float,
+        self, a: NDArray[Any], d: NDArray[Any], largest: float, frame: _Frame
     ) -> NDArray[np.float64]:
-        logit, other, delta = self._load(a, b, shift)
-        if correction != 0.0:
-            delta -= correction
-        low, high = float(delta.min()), float(delta.max())
-        if not self._is_ordinary(low, high):
-            return _general_sums(logit, other, norms, shift, correction)
+        weight, t, rise = (buffer[: a.size] for buffer in self._buffers[1:])
+        np.subtract(a, frame.peak, out=t, casting="same_kind")
+        np.exp(t, out=weight)
+        entropy = -_dot(weight, t)
+        np.expm1(d, out=rise)
         # Buffers are used again as soon as they are free: together they must fit the cache.
-        logit -= norms[0].peak
-        weight, scratch, *narrow = (buffer[: a.size] for buffer in self._buffers)
-        d, argument = narrow or (delta, logit)
-        if narrow:
-            np.copyto(d, delta, casting="same_kind")
-            np.copyto(argument, logit, casting="same_kind")
-        np.exp(argument, out=weight)
-        entropy = -_dot(weight, argument)
-        rise = np.expm1(d, out=argument)
-        kl_terms = other.view(self._dtype)[: a.size]
-        if correction != 0.0 or self._precision == "float32":
-            self._expm1_minus(d, rise, kl_terms, scratch)
+        difference = np.multiply(weight, rise, out=t)
+        tv, excess = 0.5 * _abs_sum(difference), float(np.add.reduce(difference))
+        chi2, product = _dot(difference, rise), _dot(difference, d)
+        if frame.tv > _DIRECT_ABOVE[self._precision]:
+            rise -= d
+            kl = _dot(weight, rise)
         else:
-            np.subtract(rise, d, out=kl_terms)
-        kl = _dot(weight, kl_terms)
-        np.multiply(weight, rise, out=weight)  # pi - mu, up to the factor of the normaliser
-        chi2, reverse = _dot(weight, rise), _dot(weight, d) - kl
-        sums = np.array([kl, reverse, 0.5 * _abs_sum(weight), chi2, entropy, *4 * (0.0,)])
-        sums /= math.exp(norms[0].rest)
-        sums[5] = max(-low, high)
+            kl = self._kl_of_close(weight, d, rise, difference, largest)
+        sums = np.array([kl, product - kl, tv, chi2, entropy, 0.0, 0.0, excess, 0.0])
+        sums /= frame.mass
+        sums[5] = largest
         return sums
 
-    def _expm1_minus(
-        self, d: NDArray[Any], rise: NDArray[Any], out: NDArray[Any], t: NDArray[Any]
-    ) -> None:
-        """Write exp(d) - 1 - d to out, given rise = expm1(d), without cancellation."""
-        np.clip(d, -_SERIES_LIMIT, _SERIES_LIMIT, out=t)
-        out.fill(_SERIES[self._precision][-1])
-        for coefficient in reversed(_SERIES[self._precision][:-1]):
-            out *= t
-            out += self._dtype.type(coefficient)
-        out *= t
-        out *= t
-        large = t != d
-        if large.any():
-            np.subtract(rise, d, out=out, where=large)
+    def _kl_of_close(
+        self,
+        weight: NDArray[Any],
+        d: NDArray[Any],
+        rise: NDArray[Any],
+        difference: NDArray[Any],
+        largest: float,
+    ) -> float:
+        """Sum weight (exp(d) - 1 - d) without cancellation; all but the weight is overwritten."""
+        kl = 0.0
+        if largest > _SERIES_LIMIT:
+            far = (d > _SERIES_LIMIT) | (d < -_SERIES_LIMIT)
+            rise -= d
+            rise *= far
+            kl = _dot(weight, rise)
+            difference *= ~far
+        kl += 0.5 * _dot(difference, d)
+        square = np.multiply(d, d, out=rise)
+        power = square
+        for coefficient in _SERIES[self._precision]:
+            kl += coefficient * _dot(difference, power)
+            power = np.multiply(power, square, out=d)
+        return kl
+
+
+def _offset(x: NDArray[Any], y: NDArray[Any]) -> float:
+    """Return about how much larger all logits of y are, if that is worth taking off."""
+    most_likely = int(np.argmax(x[:CHUNK]))
+    offset = float(y[most_likely]) - float(x[most_likely])
+    return offset if _SMALLEST_BASE < abs(offset) < math.inf else 0.0
+
+
+def _largest(d: NDArray[Any]) -> float:
+    """Return the largest absolute value, or NaN if there is one."""
+    return max(-float(d.min()), float(d.max()))
+
+
+def _load(chunk: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any]:
+    if chunk.dtype == buffer.dtype:
+        return chunk
+    copy = buffer[: chunk.size]
+    np.copyto(copy, chunk)
+    return copy
 
 
 def _abs_sum(a: NDArray[Any]) -> float:
@@ -225,23 +303,21 @@ def _abs_sum(a: NDArray[Any]) -> float:
 def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
     # In blocks: float32 products are then summed in float64 now and then, and BLAS does not start
     # threads of its own, which it does for longer vectors.
-    total = 0.0
-    for start in range(0, a.size, _BLOCK):
-        total += float(np.dot(a[start : start + _BLOCK], b[start : start + _BLOCK]))
-    return total
+    whole = a.size - a.size % _BLOCK
+    blocks = np.vecdot(a[:whole].reshape(-1, _BLOCK), b[:whole].reshape(-1, _BLOCK))
+    return float(blocks.sum(dtype=np.float64)) + float(np.dot(a[whole:], b[whole:]))
 
 
-def _general_sums(
-    x: NDArray[Any],
-    y: NDArray[Any],
-    norms: tuple[Normaliser, Normaliser],
-    shift: float,
-    correction: float,
-) -> NDArray[np.float64]:
+def _general_sums(a: NDArray[Any], b: NDArray[Any], frame: _Frame) -> NDArray[np.float64]:
     """Sum one chunk that holds -inf or huge ratios, in float64."""
-    ratio = ratio_at(array_namespace(x), x, y, *norms, (shift, correction))
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    rest = math.log(frame.mass)
+    shifts = frame.base, frame.shift, frame.correction
+    norms = Normaliser(frame.peak, rest), Normaliser(frame.peak, rest + math.fsum(shifts))
+    ratio = ratio_at(array_namespace(x), x, y, *norms, shifts)
     result = sum_divergences(ratio)
     sums = np.array([float(getattr(result, name)) for name in COLUMNS[:7]] + [0.0, 0.0])
     # The row adds the rest of the normaliser to the entropy at the end.
-    sums[4] -= float(ratio.mu.sum()) * norms[0].rest
+    sums[4] -= float(ratio.mu.sum()) * rest
+    sums[_EXCESS] = float(ratio.difference.sum())
     return sums
