@@ -68,6 +68,14 @@ def test_heavy_weights_are_warned_about():
     assert any("too heavy to trust" in warning for warning in report.warnings)
 
 
+def test_a_path_sum_of_any_size_is_compared():
+    batch = make_batch(sequences=40)
+    chi2 = np.where(np.arange(batch.n_tokens) == 3, 800.0, batch.chi2)
+    report = check(replace(batch, chi2=chi2))
+    assert report["residual_path_sum"].right == np.inf
+    assert report["residual_path_sum"].holds
+
+
 def test_report_names_its_parts():
     report = check(make_batch())
     document = report.to_dict()

@@ -202,6 +202,15 @@ def test_jackknife_of_a_mean_is_its_clustered_error():
     assert many.sums(np.ones(2000)).sum() == 2000
 
 
+def test_a_mean_without_a_block_keeps_its_sign_and_its_digits():
+    # The rest of each block: 0 exactly, or far below the rounding error of the total.
+    values = np.array([0.1, 0.2, 0.3, 0.0, 0.0])
+    assert Blocks(np.array([0, 0, 0, 1, 2])).leave_one_out(values)[0] == 0.0
+    values = np.array([1e20, 1.0, 2.0, 3.0])
+    assert Blocks(np.arange(4)).leave_one_out(values)[0] == 2.0
+    assert math.isnan(Blocks(np.zeros(3, np.int64)).leave_one_out(np.ones(3))[0])
+
+
 def test_one_sequence_has_no_standard_error():
     pair, _, rng = make_pair(11)
     found = estimate_error(trace(pair, 1, 1, rng))

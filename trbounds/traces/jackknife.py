@@ -100,9 +100,13 @@ class Blocks:
     def leave_one_out(self, values: Floats) -> Floats:
         """Mean of a per-sequence column without each block in turn; NaN where nothing is left."""
         left = (self.n_sequences - self.counts).astype(np.float64)
-        total = math.fsum(values)
+        sums = self.sums(values)
+        # Before and after each block: the total less the block could lose digits, and its sign.
+        before, after = np.zeros_like(sums), np.zeros_like(sums)
+        np.cumsum(sums[:-1], out=before[1:])
+        after[:-1] = np.cumsum(sums[:0:-1])[::-1]
         out = np.full(self.n_blocks, np.nan)
-        np.divide(total - self.sums(values), left, out=out, where=left > 0)
+        np.divide(before + after, left, out=out, where=left > 0)
         return out
 
     def mean(self, values: Floats) -> Estimate:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from trbounds.bound import largest_surrogate_gain
+from trbounds.divergences import expm1_minus
 from trbounds.profile import DivergenceProfile
-from trbounds.special import root_exp_excess
 from trbounds.trace_bounds import TraceBound, TraceBounds
 from trbounds.traces.error_estimates import ErrorEstimates
 from trbounds.verify.orderings import ORDERINGS
@@ -159,7 +159,7 @@ def gain_verdicts(
         "residual_path_sum",
         "Q = E(W - 1 - M)^2 <= e^X - 1 - X",
         square.value,
-        float(root_exp_excess(profile.chi2_path_max)) ** 2,
+        float(expm1_minus(profile.chi2_path_max)),
         error=square.error,
         limit=limit,
     )
