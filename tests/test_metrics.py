@@ -354,6 +354,24 @@ def test_trl_cuts_ratios_beyond_every_number():
     assert uncapped["sampling/importance_sampling_ratio/max"] == math.inf
 
 
+@pytest.mark.parametrize("d", [-8.0, -20.0, -30.0, -45.0, -300.0])
+def test_small_weights_have_all_their_digits(d):
+    batch = TraceBatch(
+        offsets=np.array([0, 2]),
+        rollout_logprobs=np.array([-1.0, -1.0]),
+        train_logprobs=np.array([d - 1.0, -1.0]),
+    )
+    # From expm1(d) + 1 they would be without digits near e^-36, and 0 beyond.
+    trl = values_of(batch, "trl", level="token_truncate")
+    assert trl["sampling/importance_sampling_ratio/min"] == pytest.approx(
+        math.exp(d), rel=1e-14, abs=0
+    )
+    verl = values_of(batch, "verl")["rollout_corr/rollout_is_min"]
+    assert verl == pytest.approx(math.exp(max(d, -20.0)), rel=1e-14, abs=0)
+    floor = math.exp(d) / 2
+    assert values_of(batch, "slime", floor=floor)["train/tis_clipfrac"] == 0.0
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_steps_are_the_metrics_of_their_sequences(framework):
     batch = make_batch(5)

@@ -43,14 +43,19 @@ class _Block:
         return np.expm1(self.d)
 
     @cached_property
+    def ratio(self) -> Floats:
+        # Not e^d - 1 with 1 added again: that leaves a small ratio without its digits.
+        return np.exp(self.d)
+
+    @cached_property
     def clamped(self) -> Floats:
         # The same as clamping d, as e^d grows with d, without another exponential.
         limits = np.exp([-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP])
-        return np.clip(self.ratio_minus_one + 1.0, *limits)
+        return np.clip(self.ratio, *limits)
 
     @cached_property
     def weight(self) -> Floats:
-        return self.clamped if self.weights.clamps else self.ratio_minus_one + 1.0
+        return self.clamped if self.weights.clamps else self.ratio
 
     @cached_property
     def applied(self) -> Floats:
@@ -60,9 +65,9 @@ class _Block:
     def k3(self) -> Floats:
         return k3_of(self.d, self.ratio_minus_one)
 
-    def ratio(self) -> Floats:
+    def finite_ratio(self) -> Floats:
         """``e^d``, 0 where that overflows float32."""
-        return np.where(self.d > _LOG_LARGEST_FLOAT32, 0.0, self.ratio_minus_one + 1.0)
+        return np.where(self.d > _LOG_LARGEST_FLOAT32, 0.0, self.ratio)
 
     def reverse_k3(self) -> Floats:
         return k3_of(-self.d, np.expm1(-self.d))
@@ -97,7 +102,7 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
         "k3_square": _sum(lambda block: block.k3**2),
         "k3_max": lambda block: block.batch.segment_max(block.k3),
         "reverse_k3": _sum(_Block.reverse_k3),
-        "ratio": _sum(_Block.ratio),
+        "ratio": _sum(_Block.finite_ratio),
         "clamped_square": _sum(lambda block: block.clamped**2),
         "absolute": _sum(lambda block: block.absolute),
         "absolute_max": lambda block: block.batch.segment_max(block.absolute),
