@@ -23,7 +23,15 @@ from trbounds.arrays import array_namespace
 from trbounds.divergences.exact import Normaliser, ratio_at, sum_divergences
 from trbounds.errors import InputError
 
-__all__ = ["COLUMNS", "LOG_RATIO_LIMIT", "NumpyKernel"]
+__all__ = [
+    "ABSENT",
+    "COLUMNS",
+    "EXCESS",
+    "EXCESS_LIMIT",
+    "LOG_RATIO_LIMIT",
+    "SHIFT_LIMIT",
+    "NumpyKernel",
+]
 
 # What a kernel returns per row: the fields of `trbounds.logits.kernels.RowDivergences`.
 COLUMNS = (
@@ -38,7 +46,7 @@ COLUMNS = (
     "train_log_normaliser",
 )
 # Until a row is complete, the column of a normaliser holds the sum of pi - mu.
-_EXCESS = 7
+EXCESS = 7
 
 CHUNK = 32_768
 _BLOCK = 8_192
@@ -46,9 +54,9 @@ _BLOCK = 8_192
 # (float32): such chunks, and those where one policy has -inf, go through the general formulas.
 LOG_RATIO_LIMIT = {"float64": 300.0, "float32": 20.0}
 # Stands for -inf where both policies have it, so that padded vocabularies take the fast way.
-ABSENT = -1e30
+ABSENT = -(2.0**100)
 # A sum of pi - mu beyond this share of the total variation calls for the correction.
-_EXCESS_LIMIT = {"float64": 1e-11, "float32": 1e-6}
+EXCESS_LIMIT = {"float64": 1e-11, "float32": 1e-6}
 # Where the total variation is above, exp(d) - 1 - d may be taken as it stands.
 _DIRECT_ABOVE = {"float64": 1e-4, "float32": 0.05}
 # Otherwise, for |d| up to the limit, exp(d) - 1 - d = d expm1(d) (1/2 - d/12 + d^3/720 - ...):
@@ -61,7 +69,7 @@ _SERIES = {
 # A constant added to all logits of one policy is taken off in float64, from here on.
 _SMALLEST_BASE = 0.5
 # float32 rounds y - x, and so log rho, to 6e-8 of c: harmless up to this many total variations.
-_SHIFT_LIMIT = 64.0
+SHIFT_LIMIT = {"float64": math.inf, "float32": 64.0}
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,7 @@ class NumpyKernel:
     def _row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         frame = self._compare(x, y, _offset(x, y)) or self._frame_of_normalisers(x, y)
         frame, sums = self._corrected_sums(x, y, frame)
-        rounded = self._precision == "float32" and frame.base == 0.0
-        if rounded and abs(frame.shift) > _SHIFT_LIMIT * sums[2]:
+        if frame.base == 0.0 and abs(frame.shift) > SHIFT_LIMIT[self._precision] * sums[2]:
             frame = replace(frame, base=frame.shift, shift=0.0, correction=0.0)
             frame, sums = self._corrected_sums(x, y, frame)
         rest = math.log(frame.mass)
@@ -126,8 +133,8 @@ class NumpyKernel:
         self, x: NDArray[Any], y: NDArray[Any], frame: _Frame
     ) -> tuple[_Frame, NDArray[np.float64]]:
         sums = self._sum_chunks(x, y, frame)
-        if abs(sums[_EXCESS]) > _EXCESS_LIMIT[self._precision] * sums[2]:
-            frame = replace(frame, correction=math.log1p(sums[_EXCESS]))
+        if abs(sums[EXCESS]) > EXCESS_LIMIT[self._precision] * sums[2]:
+            frame = replace(frame, correction=math.log1p(sums[EXCESS]))
             sums = self._sum_chunks(x, y, frame)
         return frame, sums
 
@@ -319,5 +326,5 @@ def _general_sums(a: NDArray[Any], b: NDArray[Any], frame: _Frame) -> NDArray[np
     sums = np.array([float(getattr(result, name)) for name in COLUMNS[:7]] + [0.0, 0.0])
     # The row adds the rest of the normaliser to the entropy at the end.
     sums[4] -= float(ratio.mu.sum()) * rest
-    sums[_EXCESS] = float(ratio.difference.sum())
+    sums[EXCESS] = float(ratio.difference.sum())
     return sums
