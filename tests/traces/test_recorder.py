@@ -249,9 +249,59 @@ def test_recipe_verl(tmp_path, monkeypatch):
     assert found.step.tolist() == [11, 11]
 
 
-@pytest.mark.parametrize("tools", [False, True])
-def test_recipe_trl(tmp_path, monkeypatch, tools):
+class Rewards(np.ndarray):
+    """What the recipe asks of a torch tensor."""
+
+    device = "cpu"
+
+    def to(self, device):
+        return self
+
+    def isnan(self):
+        return np.isnan(self)
+
+    def nansum(self, axis):
+        return np.nansum(self, axis)
+
+    def masked_fill(self, where, value):
+        return np.where(where, value, self).view(Rewards)
+
+
+# Rewards by two functions of the samples of two processes; the second process records.
+OTHERS, OWN = ((9.0, 9.0), (9.0, 9.0)), ((0.5, np.nan), (0.25, 1.0))
+
+
+@pytest.fixture
+def trl(tmp_path, monkeypatch):
+    """A stand-in for trl whose trainer returns what the test puts into it."""
     monkeypatch.chdir(tmp_path)
+
+    class GRPOTrainer:
+        state = types.SimpleNamespace(global_step=3)
+        model = types.SimpleNamespace(training=True)
+        accelerator = types.SimpleNamespace(process_index=1)
+        reward_weights = np.array([1.0, 0.5]).view(Rewards)
+        rewards = (*OTHERS, *OWN)
+
+        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+            return np.array(self.rewards).view(Rewards)
+
+        def _generate_and_score_completions(self, inputs):
+            prompts = [example["prompt"] for example in inputs]
+            gathered = self._calculate_rewards(inputs, prompts, [], [])
+            assert np.array_equal(gathered, self.rewards, equal_nan=True)
+            return self.output
+
+    module = types.ModuleType("trl")
+    module.GRPOTrainer = GRPOTrainer
+    monkeypatch.setitem(sys.modules, "trl", module)
+    names = {}
+    exec(recipes()["trl"], names)
+    return names
+
+
+@pytest.mark.parametrize("tools", [False, True])
+def test_recipe_trl(trl, tools):
     rollout, train, mask = padded([2, 5])
     rollout[1, 3] = np.nan
     output = {
@@ -267,32 +317,40 @@ def test_recipe_trl(tmp_path, monkeypatch, tools):
         output["tool_mask"] = np.ones(mask.shape, dtype=np.int64)
         output["tool_mask"][1, 1] = 0
         counted[1, 1] = False
-
-    class GRPOTrainer:
-        state = types.SimpleNamespace(global_step=3)
-        model = types.SimpleNamespace(training=True)
-
-        def _generate_and_score_completions(self, inputs):
-            return output
-
-    trl = types.ModuleType("trl")
-    trl.GRPOTrainer = GRPOTrainer
-    monkeypatch.setitem(sys.modules, "trl", trl)
-    names = {}
-    exec(recipes()["trl"], names)
-    trainer = names["RecordingTrainer"]()
+    trainer = trl["RecordingTrainer"]()
+    trainer.output = output
     inputs = [{"prompt": [{"role": "user", "content": "1+1"}]}] * 2
     assert trainer._generate_and_score_completions(inputs) is output
     trainer.model.training = False
     assert trainer._generate_and_score_completions(inputs) is output
-    names["recorder"].close()
+    trl["recorder"].close()
     found = only("traces")
     assert found.lengths.tolist() == [2, 5]
     assert found.mask.tolist() == [*counted[0, :2], *counted[1, :5]]
     assert np.allclose(found.counted().log_ratio, -0.125)
+    assert found.reward.tolist() == [0.5, 0.75]
     assert found.advantages.tolist() == [0.5] * 2 + [-0.5] * 5
-    assert found.step.tolist() == [3, 3]
+    assert found.step.tolist() == [4, 4]  # TRL logs the metrics of samples one step later
     assert len(set(found.prompt_id)) == 1
+
+
+def test_recipe_trl_does_not_take_a_missing_reward_for_zero(trl):
+    rollout, train, mask = padded([2, 5])
+    trainer = trl["RecordingTrainer"]()
+    trainer.rewards = (*OTHERS, (np.nan, np.nan), (0.0, 0.5))
+    trainer.output = {
+        "sampling_per_token_logps": rollout,
+        "old_per_token_logps": train,
+        "completion_mask": mask,
+        "advantages": np.array([0.0, 0.5]),
+    }
+    trainer._generate_and_score_completions([{"prompt": "1+1"}] * 2)
+    trl["recorder"].close()
+    with pytest.raises(InputError) as caught:
+        only("traces")
+    assert (caught.value.record, caught.value.field) == (0, "reward")
+    (batch,) = open_trace("traces", on_error="skip")
+    assert batch.reward.tolist() == [0.25]
 
 
 def test_recipe_any_loop(tmp_path, monkeypatch):
