@@ -10,10 +10,10 @@ The floor is reading both log-probabilities once (numpy, one thread). The peer i
 of a batch, written from its published formulas in torch: the metrics of
 ``compute_offpolicy_metrics`` and one rejection rule with its mask, on batches of 256 sequences
 padded to 8192 tokens or, sorted by length, to the longest. Against it stand ``trbounds metrics --as
-verl``, the same formulas and those of the importance weights with their standard errors, and the
-summary, which holds more of each token (sums by position, histograms, extremes, moments) than any
-of these. torch, duckdb and numba are
-measured where they can be imported.
+verl``, the same formulas and those of the importance weights with their standard errors; the sums
+of every token term by sequence and by position; and the summary, which holds more of each token
+(histograms, extremes, moments) than any of these. torch, duckdb and numba are measured where they
+can be imported.
 """
 
 from __future__ import annotations
@@ -96,19 +96,21 @@ def kernels() -> tuple[str, ...]:
     return ("numpy", "numba") if find_spec("numba") else ("numpy",)
 
 
+def sum_tokens(batch: TraceBatch) -> None:
+    """Sum by sequence and by position alone, with numpy."""
+    for block in batch.slices(65_536):
+        terms = TokenTerms.of(block)
+        SequenceTable.of(terms)
+        PositionSums.of(terms)
+
+
 def in_memory(batch: TraceBatch, repeat: int) -> None:
     def floor() -> None:
         batch.rollout_logprobs.sum()
         batch.train_logprobs.sum()
 
-    def sums_alone() -> None:
-        for block in batch.slices(65_536):
-            terms = TokenTerms.of(block)
-            SequenceTable.of(terms)
-            PositionSums.of(terms)
-
     tasks: dict[str, Task] = {"floor": floor}
-    tasks["numpy, sums by sequence and by position alone"] = sums_alone
+    tasks["numpy, sums by sequence and by position alone"] = lambda: sum_tokens(batch)
     for kernel in kernels():
         tasks[f"trbounds {kernel}"] = lambda k=kernel: TraceSummary.of(batch, kernel=k)
     print_ratios("Token pass in memory (numba: all cores)", tasks, batch.n_tokens, repeat)
@@ -226,6 +228,7 @@ def peer(batch: TraceBatch, repeat: int) -> None:
         tensors = padded(own, width)
         tasks: dict[str, Task] = {"verl's formulas": lambda t=tensors: verl_metrics(*t)}
         tasks["trbounds metrics, numpy"] = lambda b=own: framework_metrics([b], "verl")
+        tasks["numpy, sums by sequence and by position alone"] = lambda b=own: sum_tokens(b)
         for kernel in kernels():
             tasks[f"trbounds summary, {kernel}"] = lambda k=kernel, b=own: TraceSummary.of(
                 b, kernel=k
