@@ -156,12 +156,24 @@ def test_verl_clamps():
     assert math.isnan(nothing["rollout_corr/rollout_is_eff_sample_size"])
 
 
-def test_nemo_rl():
+@pytest.mark.parametrize(
+    ("level", "cap", "floor"),
+    [
+        (None, None, None),
+        ("tis", 1.2, None),
+        ("tis", 1.2, 0.9),
+        ("icepop", 1.2, 0.9),
+        ("seq-mask-tis", 1.05, 0.96),
+    ],
+)
+def test_nemo_rl(level, cap, floor):
     """Restated from NeMo-RL 0.7.0 and commit 7ea279a, whose formulas are the same.
 
     Of the loss: sums over tokens with ``token_mask * sample_mask`` 1, divided by their number in
-    the global batch (plus 1e-8); nothing is clamped, and ratios that are not finite become 0. Of
-    the driver: per sequence, after sequences above the threshold are masked.
+    the global batch (plus 1e-8); nothing is clamped, and ratios that are not finite become 0. The
+    mean ratio is that of the weights after truncation: cut, set to 0, or, by the geometric mean of
+    a sequence, set to 0 in all of it. Of the driver: per sequence, after sequences above the
+    threshold are masked.
     """
     batch = make_batch(2, spread=0.3, lengths=[*range(5, 28), 0])
     kept = np.arange(batch.n_sequences) % 5 != 0
@@ -181,15 +193,30 @@ def test_nemo_rl():
         "gen_kl_error": masked_mean(k3(d), mask),
         "policy_kl_error": masked_mean(k3(-d), mask),
         "js_divergence_error": masked_mean(0.5 * k3(pi - mixture) + 0.5 * k3(mu - mixture), mask),
-        "sampling_importance_ratio": masked_mean(np.exp(d), mask),
         "max_seq_mult_prob_error_after_mask": each.max(),
         "mean_seq_mult_prob_error_after_mask": each.mean(),
         "min_seq_mult_prob_error_after_mask": each.min(),
     }
-    found = values_of(replace(batch, accepted=kept), "nemo-rl")
-    assert set(found) == set(expected)
+    ratio = np.exp(d)
+    low, high = F(floor or 0.0), F(cap or np.inf)
+    outside = (ratio < low) | (ratio > high)
+    if level == "tis":
+        ratio = np.clip(ratio, low, high)
+    elif level == "icepop":
+        ratio = np.where(outside, F(0), ratio)
+    elif level == "seq-mask-tis":
+        geometric = np.exp(masked_mean(d, mask, -1))
+        outside = (geometric < low) | (geometric > high)
+        ratio = ratio * ~outside[:, None]
+    expected["sampling_importance_ratio"] = masked_mean(ratio, mask)
+    if level is not None:
+        weight = kept.astype(F) if level == "seq-mask-tis" else mask
+        expected["is_oob_ratio"] = masked_mean(outside.astype(F), weight)
+        assert 0 < expected["is_oob_ratio"] < 1
+    found = values_of(replace(batch, accepted=kept), "nemo-rl", level=level, cap=cap, floor=floor)
+    assert set(found) == {f"train/{name}" for name in expected}
     for name, value in expected.items():
-        assert found[name] == pytest.approx(float(value), abs=1e-6, rel=1e-6), name
+        assert found[f"train/{name}"] == pytest.approx(float(value), abs=1e-6, rel=1e-6), name
     with pytest.raises(InputError, match="nemo-rl kept"):
         values_of(replace(batch, accepted=np.zeros_like(kept)), "nemo-rl")
 
@@ -197,7 +224,7 @@ def test_nemo_rl():
 def test_extremes_over_sequences_have_no_standard_error():
     (found,) = framework_metrics([make_batch(2)], "nemo-rl")
     for name, error in found.standard_errors.items():
-        assert math.isnan(error) == name.startswith(("max_", "min_")), name
+        assert math.isnan(error) == name.startswith(("train/max_", "train/min_")), name
 
 
 def test_what_nemo_rl_left_out_is_nowhere_in_its_metrics():
@@ -221,7 +248,11 @@ def test_nemo_rl_drops_ratios_that_overflow():
     with np.errstate(over="ignore"):
         ratio = np.exp(np.array([94.0, -0.5], F))
     expected = np.nan_to_num(ratio, posinf=0.0).mean()
-    assert found["sampling_importance_ratio"] == pytest.approx(float(expected), rel=1e-6)
+    assert found["train/sampling_importance_ratio"] == pytest.approx(float(expected), rel=1e-6)
+    # What overflows is 0 before it is cut, and so below the lower limit.
+    cut = values_of(batch, "nemo-rl", level="tis", cap=5.0, floor=0.5)
+    assert cut["train/sampling_importance_ratio"] == pytest.approx((0.5 + math.exp(-0.5)) / 2)
+    assert cut["train/is_oob_ratio"] == 0.5
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-5, 0.00999, 0.01001, 0.5, 12.0])
@@ -236,7 +267,7 @@ def test_jensen_shannon_is_accurate_at_every_size(size):
         d = mpmath.mpf(size)
         mixture = mpmath.log((1 + mpmath.exp(-d)) / 2)
         expected = sum((mpmath.exp(x) - x - 1) / 2 for x in (-mixture, -d - mixture))
-        assert values_of(batch, "nemo-rl")["js_divergence_error"] == pytest.approx(
+        assert values_of(batch, "nemo-rl")["train/js_divergence_error"] == pytest.approx(
             float(expected), rel=1e-9
         )
 
@@ -420,10 +451,17 @@ def test_bad_settings_are_refused():
         values_of(batch, "verl", cap=-1.0)
     with pytest.raises(InputError, match="field 'floor': found 5, expected above 0 and at most"):
         values_of(batch, "trl", floor=5.0)
-    with pytest.raises(InputError, match="no such setting"):
-        values_of(batch, "nemo-rl", floor=0.5)
-    for framework in ("verl", "trl", "slime"):
-        with pytest.raises(InputError, match=r"expected (.token.|one of sequence_mask)"):
+    for settings, message in (
+        ({"cap": 2.0}, "field 'level': found a limit of the weights, expected with it one of tis"),
+        ({"floor": 0.5}, "field 'level': found a limit"),
+        ({"level": "tis"}, "field 'cap': not given"),
+        ({"level": "icepop", "cap": 2.0}, "field 'floor': not given"),
+        ({"level": "seq-mask-tis", "cap": 2.0}, "field 'floor': not given"),
+    ):
+        with pytest.raises(InputError, match=message):
+            values_of(batch, "nemo-rl", **settings)
+    for framework in ("verl", "trl", "slime", "nemo-rl"):
+        with pytest.raises(InputError, match=r"expected (.token.|one of (sequence_mask|none))"):
             values_of(batch, framework, level="geometric")
     with pytest.raises(InputError, match="no token"):
         framework_metrics([make_batch(9, lengths=[0, 0])], "verl")
@@ -472,7 +510,8 @@ def test_command(capsys):
             ("--as", "vrl"),
             "'--as': found 'vrl', expected one of verl, nemo-rl, prime-rl, slime, trl, trbounds",
         ),
-        (("--as", "nemo-rl", "--cap", "2"), "--cap"),
+        (("--as", "prime-rl", "--cap", "2"), "--cap"),
+        (("--as", "nemo-rl", "--cap", "2"), "--level"),
         (("--as", "verl", "--floor", "3"), "--floor"),
         (("--level", "geometric"), "--level"),
     ):

@@ -258,3 +258,8 @@ def test_every_preset_says_where_it_is_from():
         assert key == preset.name.lower()
         assert preset.source
         assert parse_rule(preset.name + "(" + ", ".join("1" for _ in preset.parameters) + ")").names
+
+
+def test_rules_of_frameworks_say_of_which_version_they_are():
+    nameless = re.compile(r"\b(verl|TRL|NeMo-RL|prime-rl|slime)\b(?! \d+\.\d+\.\d)")
+    assert [p.name for p in PRESETS.values() if nameless.search(p.source)] == []

@@ -3,8 +3,10 @@
 TRL's ``token_truncate`` and ``sequence_truncate`` and the "tis" of NeMo-RL and slime are not among
 them: they cut a weight at the bound and mask nothing, so that there is nothing to accept.
 
-Those of NeMo-RL were held against the sources of 0.7.0 and commit 7ea279a, those of prime-rl
-against 0.8.0 and commit 559b447, that of slime against commit 624b824.
+Each was held against the code of its framework, executed on the same tokens: those of verl against
+0.9.1 (the same file in commit 1dda039 of August 2026), those of TRL against 1.16.0, those of
+NeMo-RL against 0.7.0 and commit 7ea279a, those of prime-rl against 0.8.0 and commit 559b447, that
+of slime against 0.3.1 and commit 624b824.
 """
 
 from __future__ import annotations
@@ -121,12 +123,12 @@ def _both(first: str, second: str) -> Callable[..., Rule]:
 
 _TRM = "TRM (arXiv 2512.23075)"
 _SAMPLED = f"{_TRM}, from sampled tokens"
-_VERL = "verl rollout_rs, log rho clamped to [-20, 20]"
+_VERL = "verl 0.7.1 to 0.9.1 rollout_rs, log rho clamped to [-20, 20]"
 _QUIRK = (
     f"{_VERL}; the bounds act on -log rho, so that rho stays in [1/upper, 1/lower]; with one "
     "number the lower bound is its inverse"
 )
-_TRL = "TRL vllm_importance_sampling_mode, with its clip_max and clip_min"
+_TRL = "TRL 1.16.0 vllm_importance_sampling_mode, with its clip_max and clip_min"
 
 
 def _one(name: str, statistic: str, source: str, *, parameter: str = "threshold") -> Preset:
@@ -176,42 +178,42 @@ _ALL = (
         ("low", "high"),
         (0.5, 5.0),
         _between("token ratio"),
-        "IcePop; verl has it as rollout_is_threshold 'low_high', NeMo-RL as 'icepop', slime as "
-        "icepop_function (there with tis_clip_low 0 and tis_clip 2 by default)",
+        "IcePop; verl 0.9.1 has it as rollout_is_threshold 'low_high', NeMo-RL 0.7.0 as 'icepop', "
+        "slime 0.3.1 as icepop_function (with tis_clip_low 0 and tis_clip 2 by default)",
     ),
     Preset(
         "geometric",
         ("low", "high"),
         (0.999, 1.001),
         _between("geomean ratio"),
-        "verl's former geometric level: the geometric mean of rho",
+        "verl 0.6.1 and 0.7.0 rollout_rs 'geometric': the geometric mean of rho",
     ),
     Preset(
         "seq-mask-tis",
         ("low", "high"),
         (0.999, 1.002),
         _between("geomean ratio"),
-        "NeMo-RL truncated_importance_sampling_type, with the bounds of its recipes",
+        "NeMo-RL 0.7.0 truncated_importance_sampling_type, with the bounds of its recipes",
     ),
     _one(
         "seq_logprob_error_threshold",
         "mean mult_prob_error",
-        "NeMo-RL, off by default; its recipes have 2",
+        "NeMo-RL 0.7.0, off by default; its recipes have 2",
     ),
     Preset(
         "IPO",
         ("threshold",),
         (0.1,),
         _ipo,
-        "prime-rl loss 'ipo', with its ipo_threshold",
+        "prime-rl 0.8.0 loss 'ipo', with its ipo_threshold",
     ),
     Preset(
         "DPPO",
         ("low", "high"),
         (),
         _dppo,
-        "prime-rl loss 'default', with its dppo_mask_low and _high, 0.2 and 0.2 by default: the "
-        "sign of the advantage decides which of them applies",
+        "prime-rl 0.8.0 loss 'default', with its dppo_mask_low and _high, 0.2 and 0.2 by default: "
+        "the sign of the advantage decides which of them applies",
     ),
 )
 

@@ -46,7 +46,12 @@ FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
             verl.COLUMNS,
             _Weighting(verl.make_weights, verl.TOKEN_COLUMNS, 2.0, "token"),
         ),
-        "nemo-rl": _Framework(nemo_rl.metrics, nemo_rl.COLUMNS, only_kept=True),
+        "nemo-rl": _Framework(
+            nemo_rl.metrics,
+            nemo_rl.COLUMNS,
+            _Weighting(nemo_rl.make_weights, (), math.inf, "none"),
+            only_kept=True,
+        ),
         "prime-rl": _Framework(prime_rl.metrics, prime_rl.COLUMNS),
         "slime": _Framework(
             slime.metrics,
@@ -121,7 +126,8 @@ def framework_metrics(
     cap, floor, level : float, float and str, optional
         The framework's setting of importance weights: verl's ``rollout_is_threshold``, its lower
         number if it has two, and ``rollout_is``; TRL's ``vllm_importance_sampling_clip_max``,
-        ``_clip_min`` and ``_mode``; slime's ``tis_clip`` and ``tis_clip_low``.
+        ``_clip_min`` and ``_mode``; slime's ``tis_clip`` and ``tis_clip_low``; NeMo-RL's
+        ``truncated_importance_sampling_ratio``, ``_ratio_min`` and ``_type``.
 
     Returns
     -------
@@ -188,7 +194,7 @@ def _with_errors(
     ]
     errors = {
         name: math.nan
-        if name.endswith(("max", "min", "max_deviation")) or name.startswith(("max_", "min_"))
+        if name.endswith(("max", "min", "max_deviation")) or "/max_" in name or "/min_" in name
         else jackknife_error(np.array([other[name] for other in without]))
         for name in values
     }

@@ -29,6 +29,8 @@ class Weights:
         Whether weights outside of the limits become 0, instead of being cut at them.
     clamps : bool
         Whether log-ratios are clamped to [-20, 20] first.
+    drops_overflow : bool
+        Whether weights that overflow float32 become 0 first.
 
     Raises
     ------
@@ -40,6 +42,7 @@ class Weights:
     floor: float | None = None
     masks: bool = False
     clamps: bool = False
+    drops_overflow: bool = False
 
     def __post_init__(self) -> None:
         if not self.cap > 0:

@@ -12,7 +12,7 @@ counts:
 
 No clamp applies. The standard deviation is good to 1e-8 of the mean.
 
-Held against the sources of prime-rl 0.8.0 and commit 559b447 of 21 August 2026,
+Held against the code of prime-rl 0.8.0 and commit 559b447 of 21 August 2026, executed:
 ``src/prime_rl/trainer/rl/train.py`` and ``loss.py``. ``mismatch_kl/all`` is logged since 0.6;
 0.3 to 0.5 log ``mismatch_kl/mean`` and ``/max`` instead. Tokens whose loss has weight 0 because
 their advantage is 0 (some versions after 0.8.0, where advantages differ within a sequence) do not

@@ -12,11 +12,13 @@ over the tokens of the loss mask, which is 0 without such a token:
 ========================================= =====================================================
 
 By default the limits are 0 and 2; the share is the same whether weights are clamped or, with
-``icepop_function``, masked. slime logs the last three with ``--use-tis`` only.
+``icepop_function``, masked. slime logs the last three with ``--use-tis`` or
+``--get-mismatch-metrics`` only.
 
 Assumed: the default mean over sequences (not ``--calculate-per-token-loss``), one sample for each
 rollout, and no ``--use-rollout-logprobs`` (then the first compares with the current
-log-probabilities). Held against the sources of slime 0.3.1 and commit 624b824 of 21 August 2026:
+log-probabilities). Held against the code of slime 0.3.1 and commit 624b824 of 21 August 2026,
+executed:
 ``slime/backends/megatron_utils/loss.py``.
 """
 

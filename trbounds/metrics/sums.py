@@ -55,6 +55,8 @@ class _Block:
 
     @cached_property
     def weight(self) -> Floats:
+        if self.weights.drops_overflow:
+            return np.where(self.d > _LOG_LARGEST_FLOAT32, 0.0, self.ratio)
         return self.clamped if self.weights.clamps else self.ratio
 
     @cached_property
@@ -64,10 +66,6 @@ class _Block:
     @cached_property
     def k3(self) -> Floats:
         return k3_of(self.d, self.ratio_minus_one)
-
-    def finite_ratio(self) -> Floats:
-        """``e^d``, 0 where that overflows float32."""
-        return np.where(self.d > _LOG_LARGEST_FLOAT32, 0.0, self.ratio)
 
     def reverse_k3(self) -> Floats:
         return k3_of(-self.d, np.expm1(-self.d))
@@ -102,7 +100,6 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
         "k3_square": _sum(lambda block: block.k3**2),
         "k3_max": lambda block: block.batch.segment_max(block.k3),
         "reverse_k3": _sum(_Block.reverse_k3),
-        "ratio": _sum(_Block.finite_ratio),
         "clamped_square": _sum(lambda block: block.clamped**2),
         "absolute": _sum(lambda block: block.absolute),
         "absolute_max": lambda block: block.batch.segment_max(block.absolute),
@@ -126,13 +123,13 @@ COLUMNS: Mapping[str, Callable[[_Block], Floats]] = MappingProxyType(
 ``k3``, ``reverse_k3``   ``e^d - d - 1``, ``e^-d + d - 1``
 ``k3_square``,           k3 squared, and its largest
 ``k3_max``
-``ratio``                ``e^d``, 0 where that overflows float32
 ``clamped_square``       ``e^(2d)``, d clamped to [-20, 20]
 ``absolute``,            ``|d|``, and its largest
 ``absolute_max``
 ``exp_absolute``         ``e^|d|``
 ``jensen_shannon``       half the k3 of either log-probability against that of the even mixture
-``weight``               ``w = e^d``, where the framework clamps d to [-20, 20]
+``weight``               ``w = e^d``; where the framework does so, with d clamped to [-20, 20], or
+                         0 where that overflows float32
 ``weight_distance``      ``|e^d - 1|``
 ``weight_above``,        1 where w is above the cap, below the floor (or the cap's inverse)
 ``weight_below``

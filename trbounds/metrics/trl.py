@@ -9,9 +9,12 @@ is one, to 0, "..._truncate" cuts it there. By default the mode is "sequence_mas
 (``vllm_importance_sampling_clip_max``, before 1.6 ``vllm_importance_sampling_cap``) is 3, and there
 is no floor (``vllm_importance_sampling_clip_min``).
 
-Assumed: one process (TRL takes the mean of the means of its processes), and log-probabilities that
-are all there (TRL gives tokens that vLLM could not score the ratio 1). Source:
-``trl/trainer/grpo_trainer.py`` of TRL 1.16.0.
+Names are TRL's own; Weights & Biases, TensorBoard and trackio get them with ``train/`` in front,
+from transformers.
+
+Assumed: one process and one generation for each logged line (TRL takes the mean of the means of
+several), and log-probabilities that are all there (TRL gives tokens that vLLM could not score the
+ratio 1). Held against the code of ``trl/trainer/grpo_trainer.py`` of TRL 1.16.0, executed.
 """
 
 from __future__ import annotations

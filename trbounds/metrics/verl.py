@@ -33,8 +33,9 @@ sample_size``
 0 (IcePop) and none is cut. verl computes in the dtype of the log-probabilities and adds 1e-8 to its
 token counts; here it is float64.
 
-Source: ``verl/trainer/ppo/rollout_corr_helper.py`` of verl 0.9.1. Earlier versions differ in
-``rollout_is_*``: up to 0.7.1 all are of w before truncation, spread and effective sample of w
+Held against the code of verl 0.9.1, executed: ``verl/trainer/ppo/rollout_corr_helper.py``, which is
+the same in 0.9.0 and in commit 1dda039 of 22 August 2026. Earlier versions differ in
+``rollout_is_*``: 0.6.1 to 0.7.1 take all of w before truncation, spread and effective sample of w
 clamped to [1/C, C]; 0.8.0 takes the shares of sequences, too, of ``mean_t a``.
 """
 

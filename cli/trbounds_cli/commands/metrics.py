@@ -32,7 +32,7 @@ def command(
         typer.Option(
             metavar="X",
             help="verl's rollout_is_threshold, slime's tis_clip, TRL's clip_max of importance "
-            "ratios.",
+            "ratios, NeMo-RL's truncated_importance_sampling_ratio.",
         ),
     ] = None,
     floor: Annotated[
@@ -40,7 +40,7 @@ def command(
         typer.Option(
             metavar="X",
             help="Lower number of verl's threshold, as for IcePop; slime's tis_clip_low, TRL's "
-            "clip_min.",
+            "clip_min, NeMo-RL's ratio_min.",
         ),
     ] = None,
     level: Annotated[
@@ -48,7 +48,8 @@ def command(
         typer.Option(
             metavar="NAME",
             help="verl's rollout_is (token, sequence), TRL's mode (sequence_mask, "
-            "sequence_truncate, token_mask, token_truncate).",
+            "sequence_truncate, token_mask, token_truncate), NeMo-RL's "
+            "truncated_importance_sampling_type (none, tis, icepop, seq-mask-tis).",
         ),
     ] = None,
     example: Example = False,
@@ -81,7 +82,8 @@ def command(
             ("--level", level),
         ):
             if given is not None:
-                raise InputError("trbounds has no such setting", field=option)
+                where = ": see trbounds steps" if option == "--by-step" else ""
+                raise InputError(f"goes with a framework's metrics alone{where}", field=option)
         summary = read_summary(
             traces, example=example, form=form, reward_range=reward_range, on_error=on_error
         )
@@ -120,6 +122,7 @@ def command(
 
 def _show_own(summary: TraceSummary, *, as_json: bool) -> None:
     from trbounds.metrics import trace_statistics
+    from trbounds_cli.tracing import pooling_note
 
     found = trace_statistics(summary)
     if as_json:
@@ -139,7 +142,7 @@ def _show_own(summary: TraceSummary, *, as_json: bool) -> None:
             for name, estimate in estimates.items()
             if estimate is not None
         ],
-        [found.trust],
+        [found.trust, *pooling_note(summary)],
     )
     if found.limits:
         print_table(
