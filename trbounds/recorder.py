@@ -27,6 +27,7 @@ from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
 __all__ = ["Recorder"]
 
 _LONGEST_IDENTIFIER = 128
+_IDENTIFIERS = ("seq_id", "prompt_id", "group_id", "logprobs_mode")
 
 
 class Recorder:
@@ -93,9 +94,6 @@ class Recorder:
         self._shard_tokens = shard_tokens
         self._shard_seconds = shard_seconds
         self._rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-        self._lock = threading.RLock()
-        self._buffer: list[TraceBatch] = []
-        self._tokens = 0
         self._start_over()
         atexit.register(self.close)
 
@@ -115,14 +113,16 @@ class Recorder:
         **fields
             Other canonical fields (see :class:`trbounds.traces.TraceBatch`): token fields of the
             same shape, or with one value per sequence; sequence fields (``reward``,
-            ``prompt_id``, ``step``, ...) with one value per sequence or one for all. Strings of
-            more than 128 characters are replaced by a digest. A field of value None is left out.
+            ``prompt_id``, ``step``, ...) with one value per sequence or one for all. Identifiers
+            are whole numbers or text; text of more than 128 characters is replaced by a digest.
+            A field of value None is left out; None in the place of one number is recorded as
+            NaN.
 
         Raises
         ------
         InputError
-            If a field is unknown or of another shape. Values are not looked at here: what reads
-            the shards does that.
+            If a field is unknown, of another shape, or not of numbers. Values are not looked at
+            here: what reads the shards does that.
         """
         rows = _Rows(rollout_logprobs)
         if mask is not None:
@@ -159,24 +159,24 @@ class Recorder:
             Path of the shard; None if nothing was buffered or it could not be written. A full
             disk does not end a training run: the sequences are dropped with a warning.
         """
+        self._forget_if_forked()
         with self._lock:
-            self._forget_if_forked()
             if not self._buffer:
                 return None
-            batches, n_tokens = self._buffer, self._tokens
-            self._buffer = []
-            self._tokens = 0
-            name = f"trace-rank{self._rank:05d}-{self._token}-{self._written:06d}.parquet"
-            path = os.path.join(self._directory, name)
-            self._written += 1
             from trbounds.traces.writing import write_parquet
 
+            name = f"trace-rank{self._rank:05d}-{self._token}-{self._written:06d}.parquet"
+            path = os.path.join(self._directory, name)
             try:
-                write_parquet([_join(batches)], path)
+                write_parquet([_join(self._buffer)], path)
+                shard: str | None = path
             except InputError as error:
-                warnings.warn(f"{n_tokens} tokens are lost: {error}", RuntimeWarning, stacklevel=2)
-                return None
-            return path
+                text = f"{self._tokens} tokens are lost: {error}"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                shard = None
+            # Not before: after an interrupt the same shard is written again.
+            self._empty(self._written + 1)
+            return shard
 
     def close(self) -> None:
         """Write what is buffered; the recorder can be used again."""
@@ -194,8 +194,8 @@ class Recorder:
         self.close()
 
     def _add(self, batch: TraceBatch) -> None:
+        self._forget_if_forked()
         with self._lock:
-            self._forget_if_forked()
             if self._buffer and _fields(self._buffer[0]) != _fields(batch):
                 self.flush()
             if not self._buffer:
@@ -207,15 +207,20 @@ class Recorder:
                 self.flush()
 
     def _forget_if_forked(self) -> None:
-        # The buffer of a forked process is a copy: its parent writes it.
+        # The buffer of a forked process is a copy: its parent writes it. The lock may be held by
+        # a thread that is not there.
         if self._process != os.getpid():
             self._start_over()
 
     def _start_over(self) -> None:
+        self._lock = threading.RLock()
         self._process = os.getpid()
         self._token = secrets.token_hex(4)
-        self._written = 0
-        self._buffer = []
+        self._empty(0)
+
+    def _empty(self, written: int) -> None:
+        self._written = written
+        self._buffer: list[TraceBatch] = []
         self._tokens = 0
         self._oldest = time.monotonic()
 
@@ -255,7 +260,7 @@ class _Rows:
 
     def tokens(self, name: str, value: Any) -> NDArray[Any]:
         """Flatten a token field; one value per sequence is repeated."""
-        flat = self._flat(name, value)
+        flat = _numbers(name, self._flat(name, value))
         return flat if self._kept is None else flat[self._kept]
 
     def _flat(self, name: str, value: Any) -> NDArray[Any]:
@@ -280,21 +285,41 @@ class _Rows:
 
     def sequences(self, name: str, value: Any) -> NDArray[Any]:
         """Return one value per sequence."""
-        values = _host(value)
+        values = _identifiers(value) if name in _IDENTIFIERS else _numbers(name, _host(value))
         n = self.lengths.size
         if values.ndim == 0:
             values = np.full(n, values)
         if values.shape != (n,):
             raise InputError(f"found shape {values.shape}, expected ({n},)", field=name)
-        if values.dtype.kind in "OUS":
-            return np.array([_short(str(value)) for value in values.tolist()], dtype=object)
         return values
+
+
+def _numbers(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers, NaN for None; refuse what is not a number now, not when it is written."""
+    try:
+        found = values.astype(np.float64) if values.dtype.kind == "O" else values
+    except (TypeError, ValueError):
+        found = values
+    if found.dtype.kind not in "biuf":
+        raise InputError(f"found entries of type {found.dtype}, expected numbers", field=name)
+    return found
+
+
+def _identifiers(value: Any) -> NDArray[Any]:
+    """Return integers of 64 bits, or text of everything else."""
+    values = _host(value)
+    if values.dtype.kind == "i":
+        return values
+    if not _is_array(value):  # numpy makes floats of large integers
+        values = np.asarray(value, dtype=object)
+    texts = [_short(str(entry)) for entry in values.ravel().tolist()]
+    return np.array(texts, dtype=object).reshape(values.shape)
 
 
 def _short(text: str) -> str:
     """Replace a long identifier, such as a whole prompt, by its digest."""
     if len(text) <= _LONGEST_IDENTIFIER:
-        return text
+        return text.encode("utf-8", "backslashreplace").decode()
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -318,11 +343,11 @@ def _few(numbers: Sequence[int]) -> str:
     return f"[{shown}, ...]" if len(numbers) > 4 else f"[{shown}]"
 
 
-def _fields(batch: TraceBatch) -> dict[str, str]:
-    """Return the kind of each column: a shard has one schema."""
+def _fields(batch: TraceBatch) -> dict[str, bool]:
+    """Return the columns, and which are text: a shard has one schema."""
     names = (*TOKEN_FIELDS, *SEQUENCE_FIELDS)
     found = {name: getattr(batch, name) for name in names}
-    return {name: values.dtype.kind for name, values in found.items() if values is not None}
+    return {name: values.dtype == object for name, values in found.items() if values is not None}
 
 
 def _join(batches: Sequence[TraceBatch]) -> TraceBatch:

@@ -137,7 +137,62 @@ def test_a_shard_that_cannot_be_written_is_dropped_with_a_warning(tmp_path):
     assert len(list(directory.iterdir())) == 1
 
 
+def test_numbers_of_any_kind_share_a_shard(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        for reward in ([True, False], [1, 0], [0.5, 1.0], np.float16([0.25, 0.5])):
+            recorder.record(
+                rollout_logprobs=[[-1.0]] * 2, train_logprobs=[[-1.0]] * 2, reward=reward
+            )
+    assert only(tmp_path).reward.tolist() == [1.0, 0.0, 1.0, 0.0, 0.5, 1.0, 0.25, 0.5]
+
+
+def test_a_missing_number_costs_its_record_and_not_the_shard(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        recorder.record(**TWO, reward=[1.0, None])
+    with pytest.raises(InputError, match="record 1, field 'reward': found nan"):
+        only(tmp_path)
+    (batch,) = open_trace(tmp_path, on_error="skip")
+    assert batch.reward.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "identifiers",
+    [
+        [2**63, 2**63 + 1],  # numpy would make floats of them where one is smaller
+        [1, 2**64 - 1],
+        [2**70, 2**70 + 1],
+        np.array([2**63, 2**63 + 1], dtype=np.uint64),
+        ["\ud800", "\ud801"],  # half of a character, which JSON can hold and Parquet cannot
+        [0.5, 1.5],
+        np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]"),
+    ],
+)
+def test_identifiers_stay_apart(tmp_path, identifiers):
+    with Recorder(tmp_path) as recorder:
+        recorder.record(**TWO, prompt_id=identifiers)
+    first, second = only(tmp_path).prompt_id
+    assert first != second
+
+
+def test_what_an_interrupt_finds_half_written_is_written_later(tmp_path, monkeypatch):
+    from trbounds.traces import writing
+
+    def interrupted(batches, path):
+        raise KeyboardInterrupt
+
+    recorder = Recorder(tmp_path)
+    recorder.record(**ONE)
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_parquet", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.flush()
+    recorder.record(**ONE)
+    recorder.close()
+    assert only(tmp_path).n_sequences == 2
+
+
 ONE = {"rollout_logprobs": [[-1.0, -2.0]], "train_logprobs": [[-1.0, -2.0]]}
+TWO = {"rollout_logprobs": [[-1.0, -2.0], [-1.0]], "train_logprobs": [[-1.0, -2.0], [-1.0]]}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +204,9 @@ ONE = {"rollout_logprobs": [[-1.0, -2.0]], "train_logprobs": [[-1.0, -2.0]]}
         ({"train_logprobs": np.zeros((1, 3))}, "train_logprobs", "found shape (1, 3)"),
         ({"mask": [[1, 1], [1]]}, "mask", "found lengths [2, 1]"),
         ({"reward": [1.0, 2.0]}, "reward", "found shape (2,), expected (1,)"),
+        ({"reward": ["good"]}, "reward", "expected numbers"),
+        ({"reward": [1j]}, "reward", "expected numbers"),
+        ({"kl": [["a", "b"]]}, "kl", "expected numbers"),
         ({"rewards": [1.0]}, "rewards", "unknown, expected one of rollout_logprobs"),
     ],
 )
@@ -193,6 +251,45 @@ def test_written_after_a_crash_and_once_only_after_a_fork(tmp_path):
     assert "ZeroDivisionError" in done.stderr
     assert sorted(b.n_tokens for b in open_trace(out)) == [1, 2]
     assert all(path.name.startswith("trace-rank00002-") for path in out.iterdir())
+
+
+FORK_WHILE_WRITING = """
+import os, sys, threading
+from trbounds.recorder import Recorder
+from trbounds.traces import writing
+recorder = Recorder(sys.argv[1])
+one = {"rollout_logprobs": [[-1.0]], "train_logprobs": [[-1.0]]}
+recorder.record(**one)
+started, forked, write = threading.Event(), threading.Event(), writing.write_parquet
+def slow(batches, path):
+    started.set()
+    forked.wait()
+    write(batches, path)
+writing.write_parquet = slow
+thread = threading.Thread(target=recorder.flush)
+thread.start()
+started.wait()
+if os.fork() == 0:
+    writing.write_parquet = write
+    recorder.record(**one)
+    raise SystemExit
+forked.set()
+os.wait()
+thread.join()
+"""
+
+
+def test_a_fork_while_another_thread_writes_does_not_hang(tmp_path):
+    out = tmp_path / "traces"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK_WHILE_WRITING, str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [batch.n_sequences for batch in open_trace(out)] == [1, 1]
 
 
 def test_no_framework_is_imported():
