@@ -61,9 +61,7 @@ def run(words: Sequence[str], *, everything: bool = False) -> int:
     except TyperException as usage:
         return _refuse(f"{usage.format_message()} (see 'trbounds {words[0]} --help')")
     except InputError as problem:
-        # Rewards, by the name that the format has for them.
-        of_rewards = problem.field in ("reward", "rewards")
-        return _refuse(f"{problem}" + " (see --reward-range)" * of_rewards)
+        return _refuse(f"{problem}{_way_on(problem)}")
     except TrboundsError as problem:
         return _refuse(str(problem))
     except OSError as problem:
@@ -75,6 +73,14 @@ def run(words: Sequence[str], *, everything: bool = False) -> int:
 def _refuse(problem: str) -> int:
     sys.stderr.write(f"trbounds: error: {problem}\n")
     return 2
+
+
+def _way_on(problem: InputError) -> str:
+    # Rewards, by the name that the format has for them.
+    if problem.field in ("reward", "rewards"):
+        return " (see --reward-range)"
+    # Notes are on faults of records and files that reading can go on after.
+    return " (--on-error skip leaves it out)" if getattr(problem, "__notes__", ()) else ""
 
 
 def _suggestion(word: str, names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ __all__ = ["GROUPS", "command_names", "overview", "summary"]
 #: Commands in the order of the overview. Every file of ``commands/`` is in one group.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Bounds": ("bounds", "bound", "solve", "plot", "derive", "tightness"),
-    "Traces": ("summarize", "convert", "verify", "mask", "threshold", "metrics"),
+    "Traces": ("summarize", "convert", "verify", "steps", "mask", "threshold", "metrics"),
     "Logits": ("mismatch", "prune", "divergences"),
     "Papers": ("table", "check", "figures"),
 }

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
     from trbounds.traces import TraceBatch, TraceSummary
 
-__all__ = ["read_batches", "read_summary", "refuse_summaries", "say_what_is_missing"]
+__all__ = [
+    "pooling_note",
+    "read_batches",
+    "read_summary",
+    "refuse_summaries",
+    "say_what_is_missing",
+]
 
 
 def read_summary(
@@ -96,3 +102,17 @@ def say_what_is_missing(summary: TraceSummary) -> None:
         sys.stderr.write(f"left out: {more} more\n")
     if summary.partial is not None:
         sys.stderr.write(f"{summary.partial}\n")
+
+
+def pooling_note(summary: TraceSummary) -> list[str]:
+    """Say that several training steps were taken together, and how D differs between them."""
+    series = summary.steps()
+    divergence = series.sequence_kl[0]
+    if series.step.size < 2:
+        return []
+    low, high = divergence.argmin(), divergence.argmax()
+    return [
+        f"pooled over {series.step.size} training steps, as if they were one: D is "
+        f"{divergence[low]:.3g} nats at step {series.step[low]} and {divergence[high]:.3g} at step "
+        f"{series.step[high]} (estimated); see trbounds steps"
+    ]

@@ -67,6 +67,7 @@ def test_expected_figures_are_found() -> None:
         "pruning",
         "radius",
         "sparse",
+        "steps",
         "tightness",
         "traces",
     }

@@ -12,11 +12,9 @@ from trbounds.traces.sequence_table import NO_GROUP, SequenceTable
 
 __all__ = [
     "PairedDifference",
-    "StepSeries",
     "dense_groups",
     "number_groups",
     "paired_differences",
-    "step_series",
 ]
 
 Floats = NDArray[np.float64]
@@ -75,35 +73,6 @@ class PairedDifference:
         return math.copysign(math.inf, self.sum) if error == 0.0 else self.mean / error
 
 
-@dataclass(frozen=True)
-class StepSeries:
-    """Series by training step; means over the sequences of a step, NaN where not logged.
-
-    Parameters
-    ----------
-    step : ndarray of int32
-        In order; -1 for sequences without a step.
-    n_sequences : ndarray of int64
-        Sequences of the step.
-    kl_seq : ndarray
-        D: mean of the sequence sum of kl.
-    k3_seq : ndarray
-        The same from k3.
-    ratio_mean : ndarray
-        Mean of rho over the tokens of the step.
-    reward_mean, length_mean : ndarray
-        Means over the sequences of the step.
-    """
-
-    step: NDArray[np.int32]
-    n_sequences: NDArray[np.int64]
-    kl_seq: Floats
-    k3_seq: Floats
-    ratio_mean: Floats
-    reward_mean: Floats
-    length_mean: Floats
-
-
 def paired_differences(table: SequenceTable) -> dict[str, PairedDifference]:
     """Differences whose expectation is 0 if the logs are right.
 
@@ -128,27 +97,6 @@ def paired_differences(table: SequenceTable) -> dict[str, PairedDifference]:
         for name, values in pairs.items()
         if not np.isnan(values).any()
     }
-
-
-def step_series(table: SequenceTable) -> StepSeries:
-    """Summarise a table by training step."""
-    steps, which = np.unique(table["step"], return_inverse=True)
-    count = np.bincount(which, minlength=steps.size)
-    tokens = np.bincount(which, table["length"], minlength=steps.size)
-
-    def mean(name: str) -> Floats:
-        return np.bincount(which, table[name], minlength=steps.size) / count
-
-    drift = np.bincount(which, table["ratio_sum"], minlength=steps.size)
-    return StepSeries(
-        step=steps,
-        n_sequences=count,
-        kl_seq=mean("kl_sum"),
-        k3_seq=mean("k3_sum"),
-        ratio_mean=1.0 + np.divide(drift, tokens, out=np.zeros_like(drift), where=tokens > 0),
-        reward_mean=mean("reward"),
-        length_mean=tokens / count,
-    )
 
 
 def dense_groups(table: SequenceTable) -> NDArray[np.int64]:

@@ -15,10 +15,8 @@ from trbounds.traces.batch import TraceBatch, reduce_segments
 from trbounds.traces.compiled import BlockParts, uses_numba
 from trbounds.traces.estimates import (
     PairedDifference,
-    StepSeries,
     dense_groups,
     paired_differences,
-    step_series,
 )
 from trbounds.traces.extremes import Extremes
 from trbounds.traces.histogram import Histogram, token_histograms
@@ -26,6 +24,7 @@ from trbounds.traces.omissions import Partial, Skipped
 from trbounds.traces.pair_moments import PairMoments
 from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import SequenceTable, check_numbers
+from trbounds.traces.step_series import StepSeries, step_series
 from trbounds.traces.stopping import StoppedSums
 from trbounds.traces.token_counts import TokenCounts
 from trbounds.traces.token_terms import TokenTerms

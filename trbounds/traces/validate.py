@@ -50,6 +50,10 @@ def _forget(error: InputError) -> None:
     """Take no note of a record left out."""
 
 
+SKIPPING = "on_error='skip' leaves it out"
+"""The note of an error that reading can go on after."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How to read a trace.
@@ -95,8 +99,9 @@ class ReadOptions:
                 raise InputError(f"found {getattr(self, name)}, expected at least 1", field=name)
 
     def refuse(self, error: InputError) -> None:
-        """Raise the error, or hand it to ``on_skip`` and go on."""
+        """Raise the error, with a note on how to go on, or hand it to ``on_skip``."""
         if self.on_error == "fail":
+            error.add_note(SKIPPING)
             raise error
         self.on_skip(error)
 

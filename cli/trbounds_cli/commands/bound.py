@@ -109,7 +109,7 @@ def _show_trace(
 ) -> None:
     from trbounds.trace_bounds import bounds_on_trace
     from trbounds.traces.error_estimates import estimate_error
-    from trbounds_cli.tracing import read_summary
+    from trbounds_cli.tracing import pooling_note, read_summary
 
     summary = read_summary(paths, **reading)
     found = bounds_on_trace(summary, conversion=conversion)
@@ -155,7 +155,11 @@ def _show_trace(
             ]
             for b in sorted(found.bounds, key=lambda b: (math.isinf(b.value), b.value))
         ],
-        [*_trace_notes(found, estimates), *([CERTIFIED_NOTE] if enclosures is not None else [])],
+        [
+            *_trace_notes(found, estimates),
+            *pooling_note(summary),
+            *([CERTIFIED_NOTE] if enclosures is not None else []),
+        ],
     )
 
 

@@ -51,7 +51,7 @@ def command(
     Example: `trbounds verify runs/step_*.parquet --reward-range -1 1`
     """
     from trbounds.verify import verify
-    from trbounds_cli.tracing import read_summary
+    from trbounds_cli.tracing import pooling_note, read_summary
 
     summary = read_summary(
         traces, example=example, form=form, reward_range=reward_range, on_error=on_error
@@ -60,16 +60,20 @@ def command(
     if json:
         print_json(report.to_dict())
     else:
-        _show(report, everything=everything)
+        _show(report, pooling_note(summary), everything=everything)
     if not report.holds:
         raise typer.Exit(1)
 
 
-def _show(report: Report, *, everything: bool) -> None:
+def _show(report: Report, pooled: list[str], *, everything: bool) -> None:
     shown = list(report.verdicts) if everything else _tightest(report.verdicts)
-    one_file = len({v.place.file for v in shown if v.place and v.place.file}) == 1
+    one_file = len(report.files) == 1
     e = report.estimates
-    notes = [f"{v.check}: {v.note}" for v in shown if v.note]
+    checks: dict[str, list[str]] = {}
+    for verdict in shown:
+        if verdict.note:
+            checks.setdefault(verdict.note, []).append(verdict.check)
+    notes = [f"{', '.join(names)}: {note}" for note, names in checks.items()]
     notes += [f"{v.check}: worst at {v.place}" for v in report.violations if v.place]
     if e.error is not None and e.surrogate is not None:
         notes.append(
@@ -78,6 +82,7 @@ def _show(report: Report, *, everything: bool) -> None:
             f"sup over rewards = {number(e.sup_error.value)} +- {number(e.sup_error.error)}; "
             f"effective sample {e.weights.effective_share:.1%}"
         )
+    notes += pooled
     notes += [f"warning: {warning}" for warning in report.warnings]
     notes += [f"{item.severity}: {item.name}: {item}" for item in report.findings]
     print_table(

@@ -1,0 +1,162 @@
+"""Show by training step how far apart the policies were."""
+
+from __future__ import annotations
+
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trbounds.errors import InputError
+from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFormat, Traces
+from trbounds_cli.output import number, print_json, print_table
+
+if TYPE_CHECKING:
+    from trbounds.traces import TraceSummary
+    from trbounds.traces.step_series import LevelChange, StepSeries
+
+
+def command(
+    traces: Traces = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", metavar="FILE", help="Draw the series; .png, .svg or .pdf."),
+    ] = None,
+    example: Example = False,
+    form: TraceFormat = None,
+    reward_range: RewardRange = (0.0, 1.0),
+    on_error: OnError = "fail",
+    json: AsJson = False,
+) -> None:
+    """Show by training step how far apart the policies were, and the reward.
+
+    The sequence KL D bounds the error of a step's update, |Error| <= D times the width of the
+    reward range, at any length. Says at which step D and the reward change their level most
+    clearly, where they do.
+
+    Example: `trbounds steps logs/ --figure steps.png`
+
+    Example: `trbounds steps run.tbs --json`
+    """
+    from trbounds_cli.tracing import read_summary
+
+    if figure is not None:
+        from trbounds_figures import check_target
+
+        check_target(figure)
+    summary = read_summary(
+        traces, example=example, form=form, reward_range=reward_range, on_error=on_error
+    )
+    series = summary.steps()
+    if (series.step < 0).all():
+        raise InputError("not logged: there is nothing to show by step", field="step")
+    if figure is not None:
+        from trbounds_figures import save
+        from trbounds_figures.steps import measure
+
+        save("steps", figure, measure(series))
+    if json:
+        print_json(_document(series, figure))
+        return
+    _show(series, summary)
+    if figure is not None:
+        typer.echo(str(figure))
+
+
+def _document(series: StepSeries, figure: Path | None) -> dict[str, Any]:
+    divergence, error = series.sequence_kl
+    return {
+        "kl_seq_by": "kl" if series.has_kl else "k3",
+        "steps": [
+            {
+                "step": int(step) if step >= 0 else None,
+                "sequences": int(series.n_sequences[i]),
+                "length": float(series.length_mean[i]),
+                "reward": _estimate(series.reward_mean[i], series.reward_error[i]),
+                "kl_seq": _estimate(divergence[i], error[i]),
+                "mean_ratio": _estimate(series.ratio_mean[i], series.ratio_error[i]),
+                "effective_share": float(series.effective_share[i]),
+                "abs_log_ratio_max": float(series.log_ratio_max[i]),
+            }
+            for i, step in enumerate(series.step)
+        ],
+        "changes": {
+            name: {"step": c.step, "before": c.before, "after": c.after, "z": c.z}
+            for name, c in series.changes().items()
+        },
+        "figure": None if figure is None else str(figure),
+    }
+
+
+def _estimate(value: float, error: float) -> dict[str, float]:
+    return {"value": float(value), "standard_error": float(error)}
+
+
+def _show(series: StepSeries, summary: TraceSummary) -> None:
+    divergence, error = series.sequence_kl
+    steps = int((series.step >= 0).sum())
+    print_table(
+        f"{steps} training step{'s' * (steps > 1)}, {summary.n_sequences} sequences",
+        [
+            *("step>", "sequences>", "length>", "reward>", "s.e.>", "D (nats)>", "s.e.>"),
+            *("mean rho>", "effective>", "|log rho|>"),
+        ],
+        [
+            [
+                str(step) if step >= 0 else "-",
+                str(series.n_sequences[i]),
+                f"{series.length_mean[i]:.1f}",
+                _short(series.reward_mean[i], 4),
+                _short(series.reward_error[i], 2),
+                _short(divergence[i], 4),
+                _short(error[i], 2),
+                f"{series.ratio_mean[i]:.4f}",
+                f"{series.effective_share[i]:.1%}",
+                _short(series.log_ratio_max[i], 3),
+            ]
+            for i, step in enumerate(series.step)
+        ],
+        _notes(series, summary),
+    )
+
+
+def _short(value: float, digits: int) -> str:
+    return "-" if isnan(value) else f"{value:#.{digits}g}"
+
+
+def _notes(series: StepSeries, summary: TraceSummary) -> list[str]:
+    from trbounds.traces.step_series import FEWEST_STEPS
+
+    by = "the logged kl" if series.has_kl else "k3 = rho - 1 - log rho of the sampled tokens"
+    notes = [
+        f"D: KL(rollout || train) of whole sequences, estimated from {by}; mean rho: 1 where "
+        "nothing is cut off; effective: share of the sample that its weights leave; |log rho|: "
+        "the largest of a sampled token (nats)"
+    ]
+    changes = series.changes()
+    for name, title, means in (
+        ("kl_seq", "D", "geometric means"),
+        ("reward", "reward", "means"),
+    ):
+        if name in changes:
+            notes.append(f"{title}: {_change(changes[name], series)} ({means})")
+    if not changes and series.step.size >= FEWEST_STEPS:
+        notes.append("no clear change of level of D or of the reward over the steps")
+    low, high = summary.reward_range
+    divergence = series.sequence_kl[0]
+    vacuous = series.step[(series.step >= 0) & (divergence >= 1)]
+    if vacuous.size:
+        notes.append(
+            f"|Error| <= D times {number(high - low)} says nothing at {vacuous.size} steps "
+            f"(D >= 1 nat), first at {vacuous[0]}"
+        )
+    return notes
+
+
+def _change(change: LevelChange, series: StepSeries) -> str:
+    last = series.step[series.step < change.step][-1]
+    return (
+        f"clearest change at step {change.step}: {number(change.before)} up to step {last}, "
+        f"{number(change.after)} from there on, {abs(change.z):.0f} standard errors apart"
+    )

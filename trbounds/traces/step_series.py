@@ -1,0 +1,211 @@
+"""What a trace says step by step of the training: how far apart the policies were, and when."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trbounds.clusters import ClusteredRatio
+from trbounds.traces.estimates import dense_groups
+from trbounds.traces.sequence_table import SequenceTable
+
+__all__ = ["FEWEST_STEPS", "LevelChange", "StepSeries", "largest_change", "step_series"]
+
+Floats = NDArray[np.float64]
+
+CLEAR_CHANGE = 5.0
+"""Standard errors beyond which :func:`largest_change` reports a change: the best of some hundred
+places to cut at reaches 3 to 4 in pure noise."""
+
+FEWEST_STEPS = 10
+"""Values that :func:`largest_change` needs: with fewer, noise passes for a change more than once
+in a hundred series."""
+
+
+@dataclass(frozen=True)
+class LevelChange:
+    """Where a series goes from one level to another.
+
+    Parameters
+    ----------
+    step : int
+        First training step of the second level.
+    before, after : float
+        Means of the two levels.
+    z : float
+        Their difference in standard errors, steps taken as independent.
+    """
+
+    step: int
+    before: float
+    after: float
+    z: float
+
+
+@dataclass(frozen=True)
+class StepSeries:
+    """Series by training step; means over the sequences of a step, NaN where not logged.
+
+    Standard errors are the larger of two, with sequences and with prompts taken as independent;
+    NaN where a step has one sequence.
+
+    Parameters
+    ----------
+    step : ndarray of int32
+        In order; -1 for sequences without a step.
+    n_sequences : ndarray of int64
+        Sequences of the step.
+    kl_seq, kl_seq_error : ndarray
+        D: mean of the sequence sum of kl, in nats.
+    k3_seq, k3_seq_error : ndarray
+        The same from k3: without bias if the training policy gives no probability to tokens that
+        are never sampled.
+    ratio_mean, ratio_error : ndarray
+        Mean of rho over the tokens of the step; 1 for a step without tokens.
+    reward_mean, reward_error : ndarray
+        Mean reward.
+    length_mean : ndarray
+        Mean number of tokens.
+    effective_share : ndarray
+        ``(sum W)^2 / (n sum W^2)``: effective sample over the number of sequences.
+    log_ratio_max : ndarray
+        Largest ``|log rho|`` of a sampled token, in nats (float32).
+    """
+
+    step: NDArray[np.int32]
+    n_sequences: NDArray[np.int64]
+    kl_seq: Floats
+    kl_seq_error: Floats
+    k3_seq: Floats
+    k3_seq_error: Floats
+    ratio_mean: Floats
+    ratio_error: Floats
+    reward_mean: Floats
+    reward_error: Floats
+    length_mean: Floats
+    effective_share: Floats
+    log_ratio_max: Floats
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether every sequence has its kl logged."""
+        return not np.isnan(self.kl_seq).any()
+
+    @property
+    def sequence_kl(self) -> tuple[Floats, Floats]:
+        """D of every step and its standard error: from the logged kl if there is one, or k3."""
+        if self.has_kl:
+            return self.kl_seq, self.kl_seq_error
+        return self.k3_seq, self.k3_seq_error
+
+    def changes(self) -> dict[str, LevelChange]:
+        """Where D, on a logarithmic scale, and the reward go from one level to another.
+
+        Returns
+        -------
+        dict of str to LevelChange
+            ``kl_seq`` (levels: geometric means, in nats) and ``reward``, each where
+            :func:`largest_change` finds one. Sequences without a step are left out.
+        """
+        known = self.step >= 0
+        step, divergence = self.step[known], self.sequence_kl[0][known]
+        found = {"reward": largest_change(step, self.reward_mean[known])}
+        if (divergence > 0).all():
+            change = largest_change(step, np.log(divergence))
+            if change is not None:
+                before, after = math.exp(change.before), math.exp(change.after)
+                change = replace(change, before=before, after=after)
+            found["kl_seq"] = change
+        return {name: change for name, change in found.items() if change is not None}
+
+
+def step_series(table: SequenceTable) -> StepSeries:
+    """Summarise a table by training step."""
+    steps, which = np.unique(table["step"], return_inverse=True)
+    groups, one = dense_groups(table), np.ones(len(table))
+
+    def total(values: Floats) -> Floats:
+        return np.bincount(which, values, minlength=steps.size).astype(np.float64)
+
+    def ratio(numerator: Floats, denominator: Floats) -> tuple[Floats, Floats]:
+        below = total(denominator)
+        value = np.full(steps.size, np.nan)
+        np.divide(total(numerator), below, out=value, where=below > 0)
+        rest = numerator - value[which] * denominator  # so that no square cancels
+        errors = []
+        for unit in (np.arange(which.size), groups):
+            sums = ClusteredRatio(steps.size)
+            sums.add(unit, which, rest, denominator)
+            errors.append(sums.standard_error)
+        return value, np.fmax(*errors)
+
+    def largest(values: Floats) -> Floats:
+        out = np.full(steps.size, -np.inf)
+        np.maximum.at(out, which, values)
+        return out
+
+    lengths = table["length"].astype(np.float64)
+    count = np.bincount(which, minlength=steps.size)
+    kl, kl_error = ratio(table["kl_sum"], one)
+    k3, k3_error = ratio(table["k3_sum"], one)
+    reward, reward_error = ratio(table["reward"], one)
+    drift, drift_error = ratio(table["ratio_sum"], lengths)
+    # Relative to the largest of the step, so that no weight overflows.
+    weight = np.exp(table["log_weight"] - largest(table["log_weight"])[which])
+    return StepSeries(
+        step=steps,
+        n_sequences=count,
+        kl_seq=kl,
+        kl_seq_error=kl_error,
+        k3_seq=k3,
+        k3_seq_error=k3_error,
+        ratio_mean=1.0 + np.nan_to_num(drift),
+        ratio_error=drift_error,
+        reward_mean=reward,
+        reward_error=reward_error,
+        length_mean=total(lengths) / count,
+        effective_share=total(weight) ** 2 / total(weight * weight) / count,
+        log_ratio_max=np.sqrt(2.0 * largest(table["k2_max"].astype(np.float64))),
+    )
+
+
+def largest_change(step: NDArray[np.int32], values: Floats) -> LevelChange | None:
+    """Cut a series in two levels, where that explains most of its variance.
+
+    Parameters
+    ----------
+    step : ndarray of int32
+        Training steps, in order.
+    values : ndarray
+        One for each.
+
+    Returns
+    -------
+    LevelChange or None
+        None for fewer than :data:`FEWEST_STEPS` values, if one is not finite, or if the means
+        differ by less than :data:`CLEAR_CHANGE` standard errors.
+
+    Notes
+    -----
+    Least squares. It describes: a steady trend has its cut near its middle, and of several
+    changes the one that explains most is found.
+    """
+    n = values.size
+    if n < FEWEST_STEPS or not np.isfinite(values).all():
+        return None
+    cut = np.arange(1, n)
+    centred = values - values.mean()
+    sums = np.cumsum(centred)[:-1]
+    between = sums**2 * n / (cut * (n - cut))
+    first = int(np.argmax(between)) + 1
+    before, after = float(values[:first].mean()), float(values[first:].mean())
+    within = float(np.sum((values[:first] - before) ** 2) + np.sum((values[first:] - after) ** 2))
+    error = math.sqrt(within / (n - 2) * n / (first * (n - first)))
+    rounding = 1e-12 * float(np.abs(values).max())
+    if abs(after - before) <= max(CLEAR_CHANGE * error, rounding):
+        return None
+    z = (after - before) / error if error > 0 else math.copysign(math.inf, after - before)
+    return LevelChange(int(step[first]), before, after, z)
