@@ -112,7 +112,7 @@ def test_verify_catches_swapped_policies(run, tmp_path):
         row["train_logprobs"] = [1.3 * value for value in row["rollout_logprobs"]]
     code, out, _ = run("verify", write(tmp_path / "swapped.jsonl", rows), "--json")
     assert code == 1
-    assert "k3_kl" in json.loads(out)["violations"]
+    assert "tv_seq_total" in json.loads(out)["violations"]
 
 
 def test_verify_leaves_bad_records_out_on_request(run, tmp_path):

@@ -72,6 +72,23 @@ def test_nothing_counted():
     assert named(batch) == {}
 
 
+def test_chi2_that_is_not_sampled_is_named():
+    z, y, u = policies()
+    z[..., 0] = -12.0
+    y[..., 0] = -6.0
+    log_mu, log_pi = log_softmax(z), log_softmax(y)
+    tokens = sampled(log_mu, u)
+    chi2 = (np.exp(log_mu) * np.expm1(log_pi - log_mu) ** 2).sum(axis=-1)
+    batch = batch_of(at(log_mu, tokens), at(log_pi, tokens), chi2=chi2.ravel())
+    found = named(batch)
+    assert set(found) == {"unsampled_chi2"}
+    assert found["unsampled_chi2"].severity == "warning"
+    assert found["unsampled_chi2"].numbers["share"] < 0.9
+    # What is missing by rounding alone is nothing.
+    square = np.expm1(batch.train_logprobs - batch.rollout_logprobs) ** 2
+    assert named(replace(batch, chi2=square * (1 + 1e-7))) == {}
+
+
 # ---- copied and missing columns
 
 
@@ -81,6 +98,13 @@ def test_copied_columns():
     assert set(found) == {"identical_logprobs"}
     assert found["identical_logprobs"].severity == "error"
     assert found["identical_logprobs"].numbers == {"share": 1.0}
+
+
+def test_equal_policies_are_no_copies():
+    batch = right()
+    same = replace(batch, train_logprobs=batch.rollout_logprobs.copy())
+    assert named(replace(same, kl=np.zeros(batch.n_tokens))) == {}
+    assert set(named(replace(same, kl=np.full(batch.n_tokens, 1e-9)))) == {"identical_logprobs"}
 
 
 def test_mostly_copied_columns_warn():

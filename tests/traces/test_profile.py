@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import genpareto
+from scipy.stats import genpareto, norm
+from scipy.stats import t as student
 
 from trbounds.bounds import all_bounds
 from trbounds.errors import InputError
@@ -19,7 +20,7 @@ from trbounds.oracle.sampling import sample_trace
 from trbounds.trace_bounds import JACKKNIFE, OBSERVED, RAISED, bounds_on_trace
 from trbounds.traces import TraceBatch, TraceSummary, validate
 from trbounds.traces.error_estimates import centred_reward, estimate_error
-from trbounds.traces.jackknife import Blocks, jackknife_error
+from trbounds.traces.jackknife import Blocks, jackknife_error, student_limit
 from trbounds.traces.profile import profile_of
 from trbounds.traces.weights import diagnose_weights
 
@@ -209,6 +210,16 @@ def test_a_mean_without_a_block_keeps_its_sign_and_its_digits():
     values = np.array([1e20, 1.0, 2.0, 3.0])
     assert Blocks(np.arange(4)).leave_one_out(values)[0] == 2.0
     assert math.isnan(Blocks(np.zeros(3, np.int64)).leave_one_out(np.ones(3))[0])
+
+
+def test_limits_with_few_sequences_are_those_of_student():
+    for limit in (0.5, 1.96, 3.0, 4.0):
+        for n in (2, 3, 10, 500):
+            expected = student.isf(norm.sf(limit), n - 1)
+            assert student_limit(limit, n) == pytest.approx(expected, rel=1e-9)
+        assert student_limit(limit, 10**9) == pytest.approx(limit, rel=1e-6)
+    assert student_limit(4.0, 1) == math.inf
+    assert student_limit(100.0, 5) == 100.0
 
 
 def test_one_sequence_has_no_standard_error():

@@ -21,6 +21,7 @@ FINDINGS = {
     "temperature_mismatch": "the two log-probabilities are scaled differently",
     "truncated_sampling": "some tokens of the training policy are never sampled",
     "ratio_above_one": "the mean of rho is above 1",
+    "unsampled_chi2": "the samples hold only a part of the logged chi2",
     "post_rejection_mask": "the mask leaves out tokens that a rejection rule dropped",
     "rejected_sequences": "sequences were sampled and rejected",
     "repeated_sequences": "sequences are in the trace twice",

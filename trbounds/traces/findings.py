@@ -8,13 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from trbounds.traces.finding import FINDINGS, Finding, Severity
-from trbounds.traces.jackknife import Blocks
+from trbounds.traces.jackknife import Blocks, student_limit
 from trbounds.traces.summary import TraceSummary
+from trbounds.traces.unseen_mass import distinct_sequences, ratio_sum_error
 
 __all__ = ["FINDINGS", "Finding", "Severity", "findings"]
 
 _STANDARD_ERRORS = 4.0
-"""Distance of the mean of rho from 1 that chance gives with probability 6e-5."""
+"""Distance of the mean of rho from 1 that chance gives with probability 6e-5; more with few
+sequences, as Student's t."""
 
 _FEW_TOKENS = 100
 """Fewer tokens than this show no pattern."""
@@ -65,7 +67,7 @@ def findings(summary: TraceSummary) -> list[Finding]:
     columns = ("equal_logprobs", "zero_rollout_logprobs", "zero_train_logprobs")
     if not any(summary.counts[name] == summary.n_tokens for name in columns):
         # A copied or an empty column says nothing more.
-        found += [*_aligned(summary), *_ratios(summary)]
+        found += [*_aligned(summary), *_ratios(summary), *_unsampled(summary)]
     found += [*_masked(summary), *_repeated(summary), *_versions(summary)]
     order = ("error", "warning", "info")
     return sorted(found, key=lambda item: order.index(item.severity))
@@ -77,6 +79,8 @@ def _copied(summary: TraceSummary) -> Iterator[Finding]:
     certain = min(counts["zero_rollout_logprobs"], counts["zero_train_logprobs"])
     equal = counts["equal_logprobs"]
     all_equal = equal == n and certain < n
+    if all_equal and summary.has("kl") and not summary.sequences["kl_sum"].any():
+        return  # The two policies are the same, as their divergences say.
     if not all_equal and (n - certain < _FEW_TOKENS or 2 * (equal - certain) < n - certain):
         return
     share = (equal - certain) / (n - certain)
@@ -206,9 +210,10 @@ def _ratios(summary: TraceSummary) -> Iterator[Finding]:
     pairs, counts = summary.pairs, summary.counts
     offset, deviation = pairs.log_ratio_mean, pairs.log_ratio_deviation
     mean, z = _mean_ratio(summary)
+    limit = student_limit(_STANDARD_ERRORS, distinct_sequences(summary.sequences))
     numbers = {"mean_ratio": mean, "z": z}
     enough = summary.n_tokens >= _FEW_TOKENS
-    if enough and abs(offset) > deviation and abs(z) > _STANDARD_ERRORS:
+    if enough and abs(offset) > deviation and abs(z) > limit:
         yield Finding(
             name="constant_offset",
             severity="error",
@@ -221,7 +226,7 @@ def _ratios(summary: TraceSummary) -> Iterator[Finding]:
             numbers={"mean_log_ratio": offset, "deviation": deviation, **numbers},
         )
     logged = counts["truncated_sampling"]
-    if logged or z < -_STANDARD_ERRORS:
+    if logged or z < -limit:
         seen = f"the mean of rho is {mean:.5f}, {-z:.1f} standard errors below 1"
         yield Finding(
             name="truncated_sampling",
@@ -229,13 +234,13 @@ def _ratios(summary: TraceSummary) -> Iterator[Finding]:
             found=f"{logged} sequences were sampled with top-p or top-k" if logged else seen,
             advice=(
                 "Some tokens of the training policy are never sampled (top-p, top-k, min-p, or a "
-                "mask over what was sampled): no bound but sequence_kl and triangle applies to "
-                "such a rollout. Sample from the whole vocabulary. Logarithms to base 10 in both "
-                "columns look the same"
+                "mask over what was sampled; or they are too rare to be in this trace): no bound "
+                "but sequence_kl and triangle applies to such a rollout. Sample from the whole "
+                "vocabulary. Logarithms to base 10 in both columns look the same"
             ),
             numbers={"sequences": float(logged), **numbers},
         )
-    if z > _STANDARD_ERRORS:
+    if z > limit:
         yield Finding(
             name="ratio_above_one",
             severity="error",
@@ -251,14 +256,35 @@ def _ratios(summary: TraceSummary) -> Iterator[Finding]:
 
 def _mean_ratio(summary: TraceSummary) -> tuple[float, float]:
     """Return the mean of rho over tokens, and its distance from 1 in standard errors."""
-    # The larger of the errors by sequence and by prompt.
-    estimate = Blocks(summary.groups()).mean(summary.sequences["ratio_sum"])
-    mean = 1.0 + estimate.value * summary.n_sequences / summary.n_tokens
-    if estimate.value == 0.0 or math.isnan(estimate.error):
+    table = summary.sequences
+    total = math.fsum(table["ratio_sum"])
+    mean = 1.0 + total / summary.n_tokens
+    error = len(table) * ratio_sum_error(table, Blocks(summary.groups()))
+    if total == 0.0 or math.isnan(error):
         return mean, 0.0
-    if estimate.error == 0.0:
-        return mean, math.copysign(math.inf, estimate.value)
-    return mean, estimate.value / estimate.error
+    return mean, total / error if error > 0.0 else math.copysign(math.inf, total)
+
+
+def _unsampled(summary: TraceSummary) -> Iterator[Finding]:
+    if not summary.has("chi2"):
+        return
+    table = summary.sequences
+    sampled, logged = math.fsum(table["square_sum"]), math.fsum(table["chi2_sum"])
+    difference = Blocks(summary.groups()).mean(table["square_sum"] - table["chi2_sum"])
+    limit = student_limit(_STANDARD_ERRORS, distinct_sequences(table))
+    short = sampled < (1 - _SMALL_SHARE) * logged
+    if short and difference.value < -limit * difference.error:
+        yield Finding(
+            name="unsampled_chi2",
+            severity="warning",
+            found=f"the sampled (rho - 1)^2 add up to {sampled / logged:.1%} of the logged chi2",
+            advice=(
+                "Tokens that training favours carry the rest and are too rare to be in this trace, "
+                "so that estimates from weights, and their standard errors, are too small; or "
+                "chi2 was logged too large"
+            ),
+            numbers={"sampled": sampled, "logged": logged, "share": sampled / logged},
+        )
 
 
 def _masked(summary: TraceSummary) -> Iterator[Finding]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
 
-__all__ = ["MAX_BLOCKS", "Blocks", "Estimate", "jackknife_error"]
+__all__ = ["MAX_BLOCKS", "Blocks", "Estimate", "jackknife_error", "student_limit"]
 
 Floats = NDArray[np.float64]
 
@@ -74,6 +75,29 @@ def jackknife_error(leave_one_out: Floats) -> float:
     spread = leave_one_out - leave_one_out.mean()
     # Bounds of a trace reach values whose squares overflow.
     return math.sqrt((groups - 1) / groups) * math.hypot(*spread)
+
+
+def student_limit(limit: float, n: int) -> float:
+    """Return the standard errors that chance exceeds as rarely as a normal variable does `limit`.
+
+    Parameters
+    ----------
+    limit : float
+        Standard errors, if they were known exactly.
+    n : int
+        Different numbers that the standard error is made from.
+
+    Returns
+    -------
+    float
+        From Student's t with ``n - 1`` degrees of freedom: for a limit of 4, 10,050 with two
+        numbers, 7.0 with ten, 4.03 with 500. Infinite below two: numbers that are all the same
+        show no spread, which does not mean that there is none.
+    """
+    if n < 2:
+        return math.inf
+    # Beyond 37 the tail underflows.
+    return float(-stdtrit(n - 1, ndtr(-limit))) if limit < 37 else limit
 
 
 class Blocks:

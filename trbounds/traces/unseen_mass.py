@@ -7,6 +7,10 @@ sampled tokens fall short: those of ``k3 = rho - 1 - log rho`` by ``s(c)`` of th
 
 - ``k1 = -log rho`` for the KL. Its mean is that of k3 plus the estimated mass, and noisier.
 - ``max(0, 1 - rho)`` for the TV, never negative and at most 1.
+
+Tokens that rollouts do draw, but too rarely to be in the sample, make standard errors too small.
+Where chi2 is logged it shows them, since ``E_mu[(rho - 1)^2 | c] = chi2(c)``. And sequences that
+are all the same show no spread at all.
 """
 
 from __future__ import annotations
@@ -16,12 +20,24 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from trbounds.traces.jackknife import Blocks
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.weights import weight_minus_one
 
-__all__ = ["sequence_tv", "sequence_tv_total", "unless_positive", "unseen_mass"]
+__all__ = [
+    "distinct_sequences",
+    "ratio_sum_error",
+    "sequence_tv",
+    "sequence_tv_total",
+    "unless_positive",
+    "unsampled_error",
+    "unseen_mass",
+]
 
 Floats = NDArray[np.float64]
+
+_CHANCE = 2.0
+"""Standard errors by which the sampled (rho - 1)^2 may fall short of chi2 by chance."""
 
 
 def unless_positive(values: Floats) -> Floats:
@@ -38,6 +54,11 @@ def unless_positive(values: Floats) -> Floats:
         `values` if their mean is negative, zeros otherwise.
     """
     return values if math.fsum(values) < 0 else np.zeros_like(values)
+
+
+def distinct_sequences(table: SequenceTable) -> int:
+    """Count the sequences of a table that differ: in the sum of their rollout log-probabilities."""
+    return int(np.unique(table["rollout_logprob_sum"]).size)
 
 
 def unseen_mass(table: SequenceTable) -> Floats:
@@ -67,3 +88,53 @@ def sequence_tv_total(table: SequenceTable) -> Floats:
     # Rounding may leave a sum of zeros below 0.
     half: Floats = 0.5 * (table["abs_ratio_sum"] - table["ratio_sum"])
     return np.maximum(half, 0.0)
+
+
+def ratio_sum_error(table: SequenceTable, blocks: Blocks) -> float:
+    """Return the standard error of the mean over sequences of ``M = sum_t (rho_t - 1)``.
+
+    Parameters
+    ----------
+    table : SequenceTable
+        With at least one sequence.
+    blocks : Blocks
+        Its prompts.
+
+    Returns
+    -------
+    float
+        Of the larger of the errors by sequence and by prompt (NaN with one sequence), with two
+        additions for tokens too rare to be in the sample. Where chi2 is logged, at least
+        ``sqrt(E[sum chi2] / n)``: the terms of M being orthogonal, that is right under absolute
+        continuity. Where the mean m of M is below 0, ``sqrt(-m/n)`` is added in squares: what is
+        missing is taken for tokens that training makes twice as likely, of which so many are
+        expected that their number has this deviation.
+    """
+    mean = blocks.mean(table["ratio_sum"])
+    error = math.hypot(mean.error, math.sqrt(max(-mean.value, 0.0) / len(table)))
+    # NaN where chi2 is not logged.
+    known = math.sqrt(math.fsum(table["chi2_sum"])) / len(table)
+    return known if known > error else error
+
+
+def unsampled_error(table: SequenceTable, blocks: Blocks) -> float:
+    """Return the standard error that tokens too rare to be in the sample add to means over it.
+
+    Parameters
+    ----------
+    table : SequenceTable
+        With at least one sequence.
+    blocks : Blocks
+        Its prompts.
+
+    Returns
+    -------
+    float
+        ``sqrt(S/n)`` with S the amount by which the mean of the sum of (rho - 1)^2 falls short of
+        that of the logged chi2, less what chance explains; 0 without chi2. For sums of
+        ``|rho - 1|``, ``log rho`` and k3, whose squares are at most (rho - 1)^2 for rho > 1.
+    """
+    sampled = blocks.mean(table["square_sum"])
+    expected = math.fsum(table["chi2_sum"]) / len(table)
+    missing = expected - sampled.value - _CHANCE * sampled.error
+    return math.sqrt(missing / len(table)) if missing > 0 else 0.0

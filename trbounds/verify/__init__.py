@@ -9,7 +9,9 @@ from trbounds.profile import Conversion
 from trbounds.trace_bounds import bounds_on_trace
 from trbounds.traces.error_estimates import estimate_error
 from trbounds.traces.findings import findings
+from trbounds.traces.jackknife import student_limit
 from trbounds.traces.summary import TraceSummary
+from trbounds.traces.unseen_mass import distinct_sequences
 from trbounds.verify.acceptance import acceptance_verdicts
 from trbounds.verify.orderings import ORDERINGS, Ordering
 from trbounds.verify.profile_checks import (
@@ -27,10 +29,11 @@ __all__ = ["ORDERINGS", "Ordering", "Place", "Report", "Verdict", "verify"]
 
 SAMPLE_LIMIT = 4.0
 """Standard errors by which two means that must agree may differ. A trace has about six such
-checks, so that a right one fails with probability 4e-4 (normal errors)."""
+checks, so that a right one fails with probability 4e-4 (normal errors). With few sequences the
+limit is what Student's t exceeds as rarely: 7 with ten different ones."""
 
 ERROR_LIMIT = 3.0
-"""Standard errors by which the estimated error may exceed a bound."""
+"""Standard errors by which the estimated error may exceed a bound; more with few sequences."""
 
 
 def verify(
@@ -74,6 +77,9 @@ def verify(
     >>> verify(summarize(example_path())).holds
     True
     """
+    different = distinct_sequences(summary.sequences)
+    sample_limit = student_limit(sample_limit, different)
+    error_limit = student_limit(error_limit, different)
     found = bounds_on_trace(summary, conversion=conversion)
     estimates = estimate_error(summary)
     found_by_family: dict[str, Iterable[Verdict]] = {

@@ -14,6 +14,7 @@ from trbounds.traces.error_estimates import ErrorEstimates
 from trbounds.traces.jackknife import Blocks
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.summary import TraceSummary
+from trbounds.traces.unseen_mass import ratio_sum_error, unsampled_error
 from trbounds.verify.tokens import STORED
 from trbounds.verify.verdict import Verdict, within_errors
 
@@ -61,6 +62,12 @@ _PAIRS = {
     ),
 }
 
+_RARE = ("k3_kl", "chain_rule", "abs_ratio_tv")
+"""Pairs of which tokens too rare to be in the sample may carry a part."""
+
+_LARGEST_SURPRISE = 20.0
+"""Surprise in nats above which tokens carry next to nothing of an entropy."""
+
 _BELOW_ONE = "below 1: some tokens of the training policy are never sampled (top-p or top-k?)"
 _ABOVE_ONE = "above 1: the two log-probabilities do not belong to these samples"
 _SHORT = "the samples fall short: the logged divergence is too large, or its rare part is unsampled"
@@ -79,11 +86,14 @@ def sample_verdicts(summary: TraceSummary, *, limit: float) -> Iterator[Verdict]
 
     Notes
     -----
-    The variance of the sum of rho - 1 is the mean of the sum of chi2, its terms being orthogonal.
-    Where chi2 is logged the standard error of the mean of rho is at least that: tokens that
-    training favours, and that are too rare to be in the sample, then raise no alarm.
+    Where chi2 is logged, standard errors allow for tokens that training favours and that are too
+    rare to be in the sample: see :func:`trbounds.traces.unseen_mass.ratio_sum_error` and
+    :func:`~trbounds.traces.unseen_mass.unsampled_error`. For (rho - 1)^2 itself, which depends on
+    them most, nothing that is logged tells its variance: samples that fall short of chi2 decide
+    nothing, and are a finding (``unsampled_chi2``).
     """
     table, blocks = summary.sequences, Blocks(summary.groups())
+    unsampled = unsampled_error(table, blocks)
     # Per sequence and then scaled to a token: the denominator is taken as known.
     per_token = summary.n_sequences / summary.n_tokens
     for check, pair in _PAIRS.items():
@@ -94,8 +104,14 @@ def sample_verdicts(summary: TraceSummary, *, limit: float) -> Iterator[Verdict]
         difference = blocks.mean(left - right)
         base = blocks.mean(right).value * per_token
         error = difference.error
-        if check == "mean_ratio" and summary.has("chi2"):
-            error = max(error, math.sqrt(blocks.mean(table["chi2_sum"]).value / len(table)))
+        if check == "mean_ratio":
+            error = ratio_sum_error(table, blocks)
+        elif check in _RARE:
+            error = math.hypot(error, unsampled)
+        elif check == "surprise_entropy" and difference.value < 0:
+            # Surprise that is missing is in tokens too rare to be in the sample, of at most this
+            # surprise each: a sum of them has at most so much variance.
+            error = math.hypot(error, math.sqrt(-difference.value * _LARGEST_SURPRISE / len(table)))
         verdict = within_errors(
             check,
             pair.statement,
@@ -107,6 +123,8 @@ def sample_verdicts(summary: TraceSummary, *, limit: float) -> Iterator[Verdict]
         )
         if verdict.holds is False:
             verdict = replace(verdict, note=_explanation(check, difference.value))
+            if check == "square_chi2" and difference.value < 0:
+                verdict = replace(verdict, holds=None)
         yield verdict
     truncated = summary.counts["truncated_sampling"]
     if truncated:

@@ -120,11 +120,13 @@ def within_errors(
 ) -> Verdict:
     """Return the verdict on an estimated comparison.
 
-    Without a standard error nothing can be decided; with one of 0 the comparison is exact.
+    Without a standard error, or with an infinite limit, nothing can be decided; with an error of 0
+    the comparison is exact.
     """
     distance = left - right
-    if not math.isfinite(error):
-        note = "no standard error: fewer than two sequences"
+    decided = math.isfinite(error) and math.isfinite(limit)
+    if not decided:
+        note = "no standard error: fewer than two different sequences"
         z, holds = None, None
     else:
         z = distance / error if error > 0 else math.copysign(math.inf, distance)
@@ -136,7 +138,7 @@ def within_errors(
         status="estimated",
         left=left,
         right=right,
-        tolerance=limit * error if math.isfinite(error) else math.nan,
+        tolerance=limit * error if decided else math.nan,
         equality=equality,
         z=z,
         holds=holds,
