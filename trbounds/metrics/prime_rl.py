@@ -10,7 +10,7 @@ counts:
 ``/max``
 ========================== ====================================================================
 
-No clamp applies. The standard deviation is good to 1e-8 of the mean.
+No clamp applies. The standard deviation is good to 1e-7 of the mean.
 
 Held against the code of prime-rl 0.8.0 and commit 559b447 of 21 August 2026, executed:
 ``src/prime_rl/trainer/rl/train.py`` and ``loss.py``. ``mismatch_kl/all`` is logged since 0.6;
