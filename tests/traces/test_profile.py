@@ -107,6 +107,38 @@ def test_stopped_path_sum_matches_enumeration():
         assert abs(getattr(profile, name) - known[name]) <= 4 * error + 1e-12
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_stopped_path_sum_allows_for_prompts(alike):
+    # Half of the prompts, or half of the sequences of each, are far beyond any budget.
+    prompts, samples = 20, 16
+    far = np.arange(prompts * samples) // (samples if alike else 1) % 2
+    batch = TraceBatch(
+        offsets=np.arange(far.size + 1),
+        rollout_logprobs=np.full(far.size, -1.0),
+        train_logprobs=np.full(far.size, -1.0),
+        chi2=5.0 * far,
+        prompt_id=np.repeat(np.arange(prompts), samples),
+    )
+    profile = profile_of(TraceSummary.of(batch))
+    assert profile.chi2_stop_prob == 0.5
+    independent = prompts if alike else prompts * samples
+    found = profile.provenance["chi2_stop_prob"].standard_error
+    assert found == pytest.approx(math.sqrt(0.25 / (independent - 1)), rel=1e-12)
+
+
+def test_a_budget_that_no_sequence_exceeds_is_an_observed_maximum():
+    batch = TraceBatch(
+        offsets=np.arange(9),
+        rollout_logprobs=np.full(8, -1.0),
+        train_logprobs=np.full(8, -1.0),
+        chi2=np.full(8, 1e-3),
+    )
+    profile = profile_of(TraceSummary.of(batch))
+    assert profile.chi2_stop_prob == 0.0
+    for name in ("chi2_stop_prob", "chi2_stop_tail"):
+        assert profile.provenance[name].kind == "observed"
+
+
 def test_standard_errors_are_calibrated():
     """Over many traces, estimates scatter as much as their standard errors say."""
     pair, truth, rng = make_pair(6)

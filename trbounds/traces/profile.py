@@ -74,10 +74,15 @@ def _clustered_errors(summary: TraceSummary) -> dict[str, Floats]:
     blocks, means = Blocks(summary.groups()), _means(summary)
     out = {}
     for name, positions in _positions(summary).items():
-        total = blocks.mean(means[_TOTAL_OF[name]].column)
-        factor = total.error / total.standard_error if total.standard_error > 0 else 1.0
+        factor = _prompt_factor(blocks, means[_TOTAL_OF[name]].column)
         out[name] = np.nan_to_num(factor * positions.standard_error(summary))
     return out
+
+
+def _prompt_factor(blocks: Blocks, column: Floats) -> float:
+    """Return the factor, at least 1, by which prompts raise the standard error of a mean."""
+    mean = blocks.mean(column)
+    return mean.error / mean.standard_error if mean.standard_error > 0 else 1.0
 
 
 _TOTAL_OF = {"tv_mean": "tv_total", "kl_mean": "kl_seq", "chi2_mean": "chi2_total"}
@@ -128,7 +133,8 @@ def profile_of(
           may exceed. Without the logged divergence they are left out: the largest ratio of a
           sampled token is no maximum of a divergence.
         - ``log_ratio_max`` is over sampled tokens.
-        - The stopped path sum is given at the budget of the grid that makes its bound smallest.
+        - The stopped path sum is given at the budget of the grid that makes its bound smallest:
+          where no sequence exceeds that budget, as an observed maximum is.
 
     Raises
     ------
@@ -139,7 +145,8 @@ def profile_of(
     -----
     A standard error in the provenance is the larger of two: with sequences taken as independent,
     and by the jackknife over prompts. Those of position fields are
-    ``summary.positions.standard_error(...)``.
+    ``summary.positions.standard_error(...)``, with sequences taken as independent: too small at
+    the first positions, which depend on the prompt most.
     """
     if summary.T == 0:
         raise InputError("found no token that counts, expected at least one", field="paths")
@@ -361,15 +368,21 @@ def _add_stopped(
     variance = fields.get("reward_var", width**2 / 4) / width**2
     value = math.sqrt(variance) * (root_exp_excess(stopped.budgets) + np.sqrt(stopped.stop_tail))
     best = int(np.argmin(value + stopped.stop_prob))
+    # Made sequence by sequence: prompts are allowed for as for the whole sum of chi2.
+    factor = _prompt_factor(Blocks(summary.groups()), summary.sequences["chi2_sum"])
     for name, values, errors in (
         ("prob", stopped.stop_prob, stopped.stop_prob_standard_error),
         ("tail", stopped.stop_tail, stopped.stop_tail_standard_error),
     ):
         fields[f"chi2_stop_{name}"] = float(values[best])
-        marks[f"chi2_stop_{name}"] = Provenance(
-            "estimated",
-            by="mean over sequences at the best budget of a grid",
-            standard_error=_known(float(errors[best])),
+        marks[f"chi2_stop_{name}"] = (
+            Provenance(
+                "estimated",
+                by="mean over sequences at the best budget of a grid",
+                standard_error=_known(factor * float(errors[best])),
+            )
+            if stopped.crossed[best]
+            else Provenance("observed", by="no sequence exceeds the best budget of a grid")
         )
     fields["chi2_stop_budget"] = float(stopped.budgets[best])
     marks["chi2_stop_budget"] = Provenance("given", by="the best budget of a grid", plug_in=True)
