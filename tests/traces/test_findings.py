@@ -381,3 +381,32 @@ def test_pair_moments_of_little():
     assert moments.correlation(0) == pytest.approx(1.0)
     assert np.isnan(moments.correlation(1))
     assert moments.masked("hole")[0] == 0
+
+
+def test_lengths_that_are_not_those_logged_are_named():
+    batch = right()
+    assert "length_mismatch" not in named(replace(batch, length=batch.lengths))
+    length = batch.lengths.copy()
+    length[:3] += 1
+    found = named(replace(batch, length=length))["length_mismatch"]
+    assert found.severity == "warning"
+    assert found.numbers["sequences"] == 3
+
+
+def test_a_length_may_leave_out_masked_tokens():
+    batch = right()
+    mask = np.arange(batch.n_tokens) % T > 1
+    for length in (batch.lengths, batch.lengths - 2):
+        assert "length_mismatch" not in named(replace(batch, mask=mask, length=length))
+    assert "length_mismatch" in named(replace(batch, mask=mask, length=batch.lengths - 1))
+
+
+def test_prompts_with_different_numbers_of_sequences_are_noted():
+    prompt = np.arange(N) // 4
+    batch = right(prompt_id=prompt)
+    assert "uneven_groups" not in named(batch)
+    found = named(batch.select(np.arange(N) != 5))["uneven_groups"]
+    assert found.severity == "info"
+    assert found.numbers == {"smallest": 3.0, "largest": 4.0}
+    # Once more in a later step: the same prompts, as often in each.
+    assert "uneven_groups" not in named(right(prompt_id=prompt % 25, step=np.arange(N) // 100))

@@ -21,7 +21,7 @@ from trbounds.verify import verify
 ROOT = Path(__file__).parents[2]
 DIVERGENCES = ("kl", "tv", "chi2", "entropy")
 TOKENS = ("rollout_logprobs", "train_logprobs", *DIVERGENCES)
-SEQUENCES = ("reward", "prompt_id", "step", "finished")
+SEQUENCES = ("reward", "prompt_id", "step", "length", "finished")
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
@@ -51,7 +51,7 @@ def tokens_at(b: TraceBatch, index: Any) -> TraceBatch:
 def sequences_at(b: TraceBatch, order: Any) -> TraceBatch:
     index = np.concatenate([np.arange(b.offsets[i], b.offsets[i + 1]) for i in order])
     columns = {n: getattr(b, n)[index] for n in TOKENS if getattr(b, n) is not None}
-    columns |= {n: getattr(b, n)[order] for n in SEQUENCES}
+    columns |= {n: getattr(b, n)[order] for n in SEQUENCES if getattr(b, n) is not None}
     return replace(b, offsets=edges(b.lengths[order]), **columns)
 
 
@@ -198,7 +198,7 @@ FAULTS = (
 
 PARTS = {
     "all columns": lambda b: b,
-    "log-probs only": lambda b: replace(b, **dict.fromkeys(DIVERGENCES)),
+    "log-probs only": lambda b: replace(b, **dict.fromkeys((*DIVERGENCES, "length"))),
 }
 
 
@@ -213,17 +213,22 @@ def touches(fault: Fault, part: str, batch: TraceBatch) -> bool:
     )
 
 
-def caught(batch: TraceBatch) -> str:
-    """What catches a batch, in words; empty if nothing does."""
+def caught(batch: TraceBatch) -> tuple[str, str]:
+    """What catches a batch, and what only notes something, in words; empty if nothing does."""
     try:
         validate(batch)
     except InputError as error:
-        return f"refused: `{error.field}`"
+        return f"refused: `{error.field}`", ""
     with np.errstate(over="ignore"):
         report = verify(TraceSummary.of(batch))
     found = [item.name for item in report.findings if item.severity != "info"]
     found += [v.check for v in report.violations if v.family in ("tokens", "samples", "profile")]
-    return ", ".join(f"`{name}`" for name in found[:4])
+    noted = [item.name for item in report.findings if item.severity == "info"]
+    return f"caught: {listed(found)}" if found else "", listed(noted)
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:4])
 
 
 @pytest.fixture(scope="module")
@@ -233,18 +238,20 @@ def batch() -> TraceBatch:
 
 def test_nothing_is_caught_without_a_fault(batch):
     for part in PARTS.values():
-        assert caught(part(batch)) == ""
+        assert caught(part(batch)) == ("", "")
 
 
 def outcome(fault: Fault, part: str, batch: TraceBatch) -> str:
     if not touches(fault, part, batch):
         return "-"
-    found = caught(fault.change(PARTS[part](batch)))
+    found, noted = caught(fault.change(PARTS[part](batch)))
     if found:
-        return f"caught: {found}" if not found.startswith("refused") else found
+        return found
     if fault.harmless:
         return f"harmless: {fault.harmless}"
-    return f"not visible: {fault.invisible}" if fault.invisible else "MISSED"
+    if not fault.invisible:
+        return "MISSED"
+    return f"{f'noted: {noted}' if noted else 'not visible'}: {fault.invisible}"
 
 
 def kl_seq(batch):
@@ -273,7 +280,7 @@ def test_harmless_faults_are(fault, batch):
 def test_no_fault_is_missed(batch):
     rows = [(fault, outcome(fault, part, batch)) for fault in FAULTS for part in PARTS]
     assert [fault.name for fault, found in rows if found == "MISSED"] == []
-    seen = {fault.name for fault, found in rows if found.startswith("not visible")}
+    seen = {fault.name for fault, found in rows if found.startswith(("not visible", "noted"))}
     assert seen == {fault.name for fault in FAULTS if fault.invisible}
 
 

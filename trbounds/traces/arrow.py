@@ -20,7 +20,7 @@ MAX_STRING_BYTES = 1 << 16
 """Longest identifier, in bytes: a compressed file may repeat one for every row."""
 
 _NUMBERS = ("reward", "temperature", "top_p")
-_INTEGERS = ("step", "top_k")
+_INTEGERS = ("step", "length", "top_k")
 _BOOLEANS = ("finished", "accepted")
 _IDENTIFIERS = ("seq_id", "prompt_id", "group_id")
 

@@ -30,6 +30,7 @@ SEQUENCE_FIELDS = (
     "prompt_id",
     "group_id",
     "step",
+    "length",
     "finished",
     "accepted",
     "temperature",
@@ -106,6 +107,9 @@ class TraceBatch:
         Identifiers as logged.
     step : ndarray of int64, shape (n,), optional
         Training step.
+    length : ndarray of int64, shape (n,), optional
+        Length of the response as logged, held against the tokens that are there
+        (:func:`trbounds.traces.findings.findings`); what they are is :attr:`lengths`.
     finished : ndarray of bool, shape (n,), optional
         Whether the response ended by itself.
     accepted : ndarray of bool, shape (n,), optional
@@ -142,6 +146,7 @@ class TraceBatch:
     prompt_id: NDArray[Any] | None = None
     group_id: NDArray[Any] | None = None
     step: NDArray[np.int64] | None = None
+    length: NDArray[np.int64] | None = None
     finished: NDArray[np.bool_] | None = None
     accepted: NDArray[np.bool_] | None = None
     temperature: Floats | None = None

@@ -23,6 +23,8 @@ FINDINGS = {
     "ratio_above_one": "the mean of rho is above 1",
     "unsampled_chi2": "the samples hold only a part of the logged chi2",
     "post_rejection_mask": "the mask leaves out tokens that a rejection rule dropped",
+    "length_mismatch": "lengths are not those that were logged",
+    "uneven_groups": "prompts have different numbers of sequences",
     "rejected_sequences": "sequences were sampled and rejected",
     "repeated_sequences": "sequences are in the trace twice",
     "mixed_weight_versions": "sequences were sampled by changing weights",

@@ -9,6 +9,7 @@ import numpy as np
 
 from trbounds.traces.finding import FINDINGS, Finding, Severity
 from trbounds.traces.jackknife import Blocks, student_limit
+from trbounds.traces.record_findings import record_findings
 from trbounds.traces.summary import TraceSummary
 from trbounds.traces.unseen_mass import distinct_sequences, ratio_sum_error
 
@@ -68,7 +69,7 @@ def findings(summary: TraceSummary) -> list[Finding]:
     if not any(summary.counts[name] == summary.n_tokens for name in columns):
         # A copied or an empty column says nothing more.
         found += [*_aligned(summary), *_ratios(summary), *_unsampled(summary)]
-    found += [*_masked(summary), *_repeated(summary), *_versions(summary)]
+    found += [*_masked(summary), *record_findings(summary)]
     order = ("error", "warning", "info")
     return sorted(found, key=lambda item: order.index(item.severity))
 
@@ -337,38 +338,3 @@ def _masked(summary: TraceSummary) -> Iterator[Finding]:
 def _mean_abs(summary: TraceSummary) -> float:
     """Return the root mean square of log rho over tokens, at least its mean absolute value."""
     return math.hypot(summary.pairs.log_ratio_mean, summary.pairs.log_ratio_deviation)
-
-
-def _repeated(summary: TraceSummary) -> Iterator[Finding]:
-    table = summary.sequences
-    long = table["length"] >= _LONG
-    names = ("length", "log_weight", "rollout_logprob_sum")
-    keys = np.stack([table[name][long].astype(np.float64) for name in names], axis=1)
-    repeated = len(keys) - len(np.unique(keys, axis=0))
-    if repeated > _SMALL_SHARE * summary.n_sequences:
-        yield Finding(
-            name="repeated_sequences",
-            severity="warning",
-            found=f"{repeated} sequences have exactly the log-probabilities of another",
-            advice=(
-                "If they were logged twice (by two ranks, or again after a restart), drop the "
-                "copies: standard errors are too small with them"
-            ),
-            numbers={"sequences": float(repeated), "share": repeated / summary.n_sequences},
-        )
-
-
-def _versions(summary: TraceSummary) -> Iterator[Finding]:
-    mixed = summary.counts["mixed_versions"]
-    if mixed:
-        yield Finding(
-            name="mixed_weight_versions",
-            severity="warning",
-            found=f"{mixed} of {summary.n_sequences} sequences were sampled by more than one "
-            "version of the rollout weights",
-            advice=(
-                "The rollout policy is then a mixture along the sequence. Bounds apply to it as "
-                "it sampled, if each token's log-probability is that of its own version"
-            ),
-            numbers={"sequences": float(mixed), "share": mixed / summary.n_sequences},
-        )

@@ -17,7 +17,7 @@ from trbounds.traces.validate import Ragged, ReadOptions, assemble
 __all__ = ["batch_from_records"]
 
 _NUMBERS = ("reward", "temperature", "top_p")
-_INTEGERS = ("step", "top_k")
+_INTEGERS = ("step", "length", "top_k")
 _STRINGS = ("logprobs_mode",)
 _BOOLEANS = ("finished", "accepted")
 _LISTS = frozenset(TOKEN_FIELDS)

@@ -57,6 +57,7 @@ COUNTS = {
     "zero_train_logprobs": "tokens with training log-probability exactly 0",
     "zero_filled_rollout": "tokens with rollout log-probability 0 and training one below -0.1",
     "zero_filled_train": "tokens with training log-probability 0 and rollout one below -0.1",
+    "length_mismatches": "sequences whose logged length is not their number of tokens",
     "rejected_sequences": "sequences with log-probabilities of which no token counts",
     "unaccepted_sequences": "sequences that the framework left out of its update",
     "kl_above_log_chi2": "tokens with kl > log(1 + chi2)",
@@ -377,6 +378,10 @@ def _count(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Counter
         "finished": 0 if batch.finished is None else np.count_nonzero(batch.finished),
         "empty_sequences": np.count_nonzero(batch.lengths == 0),
     }
+    if block.length is not None:
+        # With or without the masked tokens: loops differ in which of them they call the response.
+        other = (block.length != block.lengths) & (block.length != batch.lengths)
+        counts["length_mismatches"] = np.count_nonzero(other)
     if block.mask is not None:
         scored = reduce_segments(np.add, block.rollout_logprobs < 0.0, block.offsets) > 0
         counts["rejected_sequences"] = np.count_nonzero(scored & (batch.lengths == 0))

@@ -1,0 +1,106 @@
+"""Findings about records: what is there twice, what is missing, and what was sampled by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from trbounds.traces.finding import Finding
+from trbounds.traces.sequence_table import NO_GROUP
+from trbounds.traces.summary import TraceSummary
+
+__all__ = ["record_findings"]
+
+_LONG = 16
+"""Two samples of so many tokens are not the same by chance, except from a policy that is nearly
+certain of every token."""
+
+_REPEATED_SHARE = 0.01
+
+
+def record_findings(summary: TraceSummary) -> Iterator[Finding]:
+    """Look for faults in which records there are, whatever their log-probabilities.
+
+    Parameters
+    ----------
+    summary : TraceSummary
+        Of the trace.
+
+    Yields
+    ------
+    Finding
+    """
+    yield from _repeated(summary)
+    yield from _lengths(summary)
+    yield from _uneven(summary)
+    yield from _versions(summary)
+
+
+def _repeated(summary: TraceSummary) -> Iterator[Finding]:
+    table = summary.sequences
+    long = table["length"] >= _LONG
+    names = ("length", "log_weight", "rollout_logprob_sum")
+    keys = np.stack([table[name][long].astype(np.float64) for name in names], axis=1)
+    repeated = len(keys) - len(np.unique(keys, axis=0))
+    if repeated > _REPEATED_SHARE * summary.n_sequences:
+        yield Finding(
+            name="repeated_sequences",
+            severity="warning",
+            found=f"{repeated} sequences have exactly the log-probabilities of another",
+            advice=(
+                "If they were logged twice (by two ranks, or again after a restart), drop the "
+                "copies: standard errors are too small with them"
+            ),
+            numbers={"sequences": float(repeated), "share": repeated / summary.n_sequences},
+        )
+
+
+def _lengths(summary: TraceSummary) -> Iterator[Finding]:
+    other = summary.counts["length_mismatches"]
+    if other:
+        yield Finding(
+            name="length_mismatch",
+            severity="warning",
+            found=f"the logged length of {other} of {summary.n_sequences} sequences is not their "
+            "number of log-probabilities",
+            advice=(
+                "If tokens were lost, sums over sequences and all that follows from them are too "
+                "small; if length counts something else (the prompt too), leave the field out"
+            ),
+            numbers={"sequences": float(other), "share": other / summary.n_sequences},
+        )
+
+
+def _uneven(summary: TraceSummary) -> Iterator[Finding]:
+    table = summary.sequences
+    named = table["group"] != NO_GROUP
+    prompts = np.stack([table["step"][named], table["group"][named]], axis=1)
+    sizes = np.unique(prompts, axis=0, return_counts=True)[1]
+    if sizes.size and sizes.min() < sizes.max():
+        yield Finding(
+            name="uneven_groups",
+            severity="info",
+            found=f"prompts have between {sizes.min()} and {sizes.max()} sequences",
+            advice=(
+                "If as many were sampled of each and some were dropped before logging for what "
+                "they were (by length, reward or ratio), estimates are over what was kept"
+            ),
+            numbers={"smallest": float(sizes.min()), "largest": float(sizes.max())},
+        )
+
+
+def _versions(summary: TraceSummary) -> Iterator[Finding]:
+    mixed = summary.counts["mixed_versions"]
+    if mixed:
+        yield Finding(
+            name="mixed_weight_versions",
+            severity="warning",
+            found=f"{mixed} of {summary.n_sequences} sequences were sampled by more than one "
+            "version of the rollout weights",
+            advice=(
+                "The rollout policy is then a mixture along the sequence. Bounds apply to it as "
+                "it sampled, if each token's log-probability is that of its own version"
+            ),
+            numbers={"sequences": float(mixed), "share": mixed / summary.n_sequences},
+        )
