@@ -36,7 +36,8 @@ class Recorder:
     A shard is complete or absent: it is written under a temporary name and renamed. What is
     buffered is written when it holds enough tokens or is old enough (looked at when something is
     recorded), on :meth:`close`, at the end of a ``with`` block, and when the interpreter exits,
-    after an exception too. A killed process loses what it had buffered and nothing else.
+    after an exception or Ctrl-C too. A killed process loses what it had buffered and nothing else;
+    SIGTERM kills unless it has a handler.
 
     Parameters
     ----------

@@ -253,6 +253,23 @@ def test_written_after_a_crash_and_once_only_after_a_fork(tmp_path):
     assert all(path.name.startswith("trace-rank00002-") for path in out.iterdir())
 
 
+def test_written_after_a_signal_that_becomes_an_exit(tmp_path):
+    handler = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"
+    assert f"`{handler}`" in (ROOT / "docs" / "recipes.md").read_text()
+    code = (
+        "import os, signal, sys; from trbounds.recorder import Recorder; "
+        f"{handler}; recorder = Recorder(sys.argv[1]); "
+        "recorder.record(rollout_logprobs=[[-1.0]], train_logprobs=[[-1.0]]); "
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    out = tmp_path / "traces"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)], cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == 143
+    assert only(out).n_sequences == 1
+
+
 FORK_WHILE_WRITING = """
 import os, sys, threading
 from trbounds.recorder import Recorder
@@ -336,7 +353,6 @@ def test_recipe_verl(tmp_path, monkeypatch):
     names = {"data": data, "self": trainer, "np": np}
     exec(recipes()["verl, in the constructor"], names)
     exec(recipes()["verl, before the correction"], names)
-    trainer.recorder.close()
     found = only("traces")
     assert found.lengths.tolist() == [4, 6]
     assert found.rollout_logprobs.tolist() == rollout[mask].tolist()
