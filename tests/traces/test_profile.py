@@ -285,7 +285,22 @@ def test_heavy_weights_are_called_heavy():
     assert diagnose_weights(light.sequences).warning is None
     heavy = genpareto.rvs(1.0, size=2000, random_state=np.random.default_rng(2)) + 0.1
     table = {"log_weight": np.log(heavy), "ratio_sum": heavy - 1}
+    table["residual_path"] = np.full(2000, np.nan)
     assert "too heavy to trust" in diagnose_weights(table).warning
+
+
+def test_a_square_that_rests_on_few_sequences_is_named():
+    path = np.concatenate([np.full(5, 1.0), np.zeros(995)])
+    table = {"log_weight": np.zeros(1000), "ratio_sum": np.zeros(1000), "residual_path": path}
+    found = diagnose_weights(table)
+    assert found.square_sample_size == 5.0
+    assert not found.heavy
+    assert "rests on about 5.0 sequences" in found.warning
+    # Without chi2 Q is the mean of (W - 1 - M)^2; where that is 0 nothing is missing.
+    table["residual_path"] = np.full(1000, np.nan)
+    assert diagnose_weights(table).square_sample_size == 1000.0
+    table["ratio_sum"] = np.sqrt(path)
+    assert diagnose_weights(table).square_sample_size == 5.0
 
 
 # -- the six real traces -----------------------------------------------------------------------
@@ -329,7 +344,11 @@ def test_known_numbers_of_real_traces_are_reproduced(real):
         math.sqrt(float(profile.reward_var) * estimates.residual_square.value),
     )
     assert all(close(value, printed) for value, printed in zip(values, TABLE[name], strict=True))
-    assert (diagnose_weights(summary.sequences).warning is not None) == (name == "stale_k16")
+    weights = estimates.weights
+    assert weights.heavy == (name == "stale_k16")
+    # Few tokens, those that change their experts, carry Q.
+    assert ("rests on about 13" in (weights.warning or "")) == (name == "moe")
+    assert (weights.warning is None) == (name not in ("moe", "stale_k16"))
 
 
 def test_estimates_agree_with_independent_rollouts(real):
