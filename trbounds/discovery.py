@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 from types import MappingProxyType
 from typing import TypeVar
 
-from trbounds.errors import InputError
+from trbounds.errors import no_such
 from trbounds.theorem import Theorem
 
 __all__ = ["discover", "look_up"]
@@ -48,5 +48,5 @@ def discover(
 def look_up(theorems: Mapping[str, Found], key: str, what: str) -> Found:
     """Return one theorem by key; the error lists the keys."""
     if key not in theorems:
-        raise InputError(f"no {what} '{key}'; there are: {', '.join(theorems)}")
+        raise no_such(what, key, theorems)
     return theorems[key]

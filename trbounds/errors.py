@@ -11,9 +11,10 @@ The command line turns either into one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
-__all__ = ["InputError", "MissingDependency", "TrboundsError"]
+__all__ = ["InputError", "MissingDependency", "TrboundsError", "no_such"]
 
 
 class TrboundsError(Exception):
@@ -81,3 +82,25 @@ class MissingDependency(TrboundsError, ImportError):  # noqa: N818 - says what i
     def __reduce__(self) -> tuple[object, ...]:
         # An exception is rebuilt from its message; this one comes back from worker processes.
         return partial(type(self), extra=self.extra, purpose=self.purpose), (self.package,)
+
+
+def no_such(what: str, name: str, known: Iterable[str], *, field: str | None = None) -> InputError:
+    """Return the error for a name that nothing has; it lists the names, and suggests the nearest.
+
+    Parameters
+    ----------
+    what : str
+        Kind of thing that is named.
+    name : str
+        What was found.
+    known : iterable of str
+        The names there are.
+    field : str, optional
+        Name of the field or option.
+    """
+    import difflib
+
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return InputError(f"no {what} '{name}'; there are: {', '.join(names)}{hint}", field=field)

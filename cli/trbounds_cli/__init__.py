@@ -73,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sys.stdout.write(f"trbounds {version('trbounds')}\n")
         raise SystemExit(0)
-    from trbounds_cli.app import run
+    try:
+        from trbounds_cli.app import run
 
-    raise SystemExit(run(words, everything=completing))
+        code = run(words, everything=completing)
+    except KeyboardInterrupt:  # while modules are imported
+        code = 130
+    raise SystemExit(code)

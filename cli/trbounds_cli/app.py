@@ -6,14 +6,21 @@ import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import typer
 from typer.exceptions import TyperException
+from typer.main import get_command
 
 from trbounds.errors import InputError, TrboundsError
 from trbounds_cli.overview import command_names
 
 __all__ = ["make_app", "run"]
+
+_HELP = ["-h", "--help"]
+
+_OPTIONS = {"target": "--target-acceptance", "family": "--rule-family", "out": "--output"}
+"""Options with another name than the setting of the library."""
 
 
 def make_app(names: Sequence[str]) -> typer.Typer:
@@ -23,7 +30,7 @@ def make_app(names: Sequence[str]) -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": _HELP},
     )
 
     @app.callback()
@@ -54,14 +61,17 @@ def run(words: Sequence[str], *, everything: bool = False) -> int:
     names = command_names()
     if not everything and (not words or words[0] not in names):
         return _refuse(f"no command '{words[0]}'" + _suggestion(words[0], names))
-    app = make_app(names if everything else [words[0]])
+    group: Any = get_command(make_app(names if everything else [words[0]]))
+    command = None if everything else group.commands[words[0]]
     try:
-        code = app(args=list(words), prog_name="trbounds", standalone_mode=False)
+        if command is not None:
+            _plain_flags(command)
+        code = group(args=list(words), prog_name="trbounds", standalone_mode=False)
         sys.stdout.flush()
     except TyperException as usage:
         return _refuse(f"{usage.format_message()} (see 'trbounds {words[0]} --help')")
     except InputError as problem:
-        return _refuse(f"{problem}{_way_on(problem)}")
+        return _refuse(f"{_by_option(problem, command)}{_way_on(problem)}")
     except TrboundsError as problem:
         return _refuse(str(problem))
     except OSError as problem:
@@ -73,6 +83,24 @@ def run(words: Sequence[str], *, everything: bool = False) -> int:
 def _refuse(problem: str) -> int:
     sys.stderr.write(f"trbounds: error: {problem}\n")
     return 2
+
+
+def _plain_flags(command: Any) -> None:
+    """Take the type from the help of flags: they take no value."""
+    context = typer.Context(command, help_option_names=_HELP)
+    for option in (*command.params, command.get_help_option(context)):
+        if getattr(option, "is_flag", False):
+            option.metavar = " "
+
+
+def _by_option(problem: InputError, command: Any) -> InputError:
+    """Name a setting as the command line does, by its option."""
+    name = problem.field or ""
+    option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+    known = () if command is None else (name for p in command.params for name in p.opts)
+    if problem.file is not None or option not in known:
+        return problem
+    return InputError(problem.problem, field=option)
 
 
 def _way_on(problem: InputError) -> str:

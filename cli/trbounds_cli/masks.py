@@ -23,6 +23,7 @@ __all__ = [
     "percent",
     "read_once",
     "statistics_of",
+    "vacuous",
 ]
 
 LENGTH_COLUMNS = ["length", "sequences>", "accepted>", "s.e.>", "expected>", "tokens kept>"]
@@ -107,3 +108,9 @@ def length_rows(bins: Iterable[Bin]) -> list[list[str]]:
         ]
         for part in bins
     ]
+
+
+def vacuous(bound: float, summary: TraceSummary) -> str:
+    """Say of a bound on |Error| that it is none: two mean rewards are never further apart."""
+    low, high = summary.reward_range
+    return ", no less than the reward range: it says nothing" if bound >= high - low else ""

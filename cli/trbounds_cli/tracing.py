@@ -18,7 +18,19 @@ __all__ = [
     "read_summary",
     "refuse_summaries",
     "say_what_is_missing",
+    "trace_paths",
 ]
+
+
+def trace_paths(traces: list[str] | None, *, example: bool) -> list[str]:
+    """Return what to read: the traces of a command line, or the example."""
+    from trbounds.traces import example_path
+
+    if example and traces:
+        raise InputError(f"found '{traces[0]}' besides --example, expected one of the two")
+    if not example and not traces:
+        raise InputError("give trace files, or --example")
+    return [example_path()] if example else list(traces or [])
 
 
 def read_summary(
@@ -28,14 +40,16 @@ def read_summary(
     form: str | None = None,
     reward_range: tuple[float, float] = (0.0, 1.0),
     on_error: str = "fail",
+    faults: bool = True,
 ) -> TraceSummary:
-    """Read the traces of a command line into one summary; say on stderr what was left out."""
-    from trbounds.traces import example_path, summarize
+    """Read the traces of a command line into one summary; say on stderr what was left out.
+
+    Says there too, unless ``faults`` is off, that they were logged wrongly.
+    """
+    from trbounds.traces import summarize
     from trbounds_cli.progress import reading_progress
 
-    if example == bool(traces):
-        raise InputError("give trace files, or --example")
-    paths = [example_path()] if example else list(traces or [])
+    paths = trace_paths(traces, example=example)
     try:
         with reading_progress() as show:
             summary = summarize(
@@ -47,6 +61,8 @@ def read_summary(
             raise InputError(problem, field="--reward-range") from None
         raise
     say_what_is_missing(summary)
+    if faults:
+        _say_what_is_wrong(summary)
     return summary
 
 
@@ -60,11 +76,9 @@ def read_batches(
     quiet: bool = False,
 ) -> Iterator[TraceBatch]:
     """Read the tokens of a command line's traces; say on stderr what is left out, unless quiet."""
-    from trbounds.traces import example_path, expand_paths, open_trace
+    from trbounds.traces import expand_paths, open_trace
 
-    if example == bool(traces):
-        raise InputError("give trace files, or --example")
-    paths = [example_path()] if example else expand_paths(traces or [])
+    paths = expand_paths(trace_paths(traces, example=example))
     refuse_summaries(paths)
     return open_trace(
         paths,
@@ -102,6 +116,16 @@ def say_what_is_missing(summary: TraceSummary) -> None:
         sys.stderr.write(f"left out: {more} more\n")
     if summary.partial is not None:
         sys.stderr.write(f"{summary.partial}\n")
+
+
+def _say_what_is_wrong(summary: TraceSummary) -> None:
+    from trbounds.traces.findings import findings
+
+    names = [item.name for item in findings(summary) if item.severity == "error"]
+    if names:
+        sys.stderr.write(
+            f"warning: the trace was logged WRONGLY: {', '.join(names)}; see trbounds verify\n"
+        )
 
 
 def pooling_note(summary: TraceSummary) -> list[str]:

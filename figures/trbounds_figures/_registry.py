@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from trbounds.errors import InputError
+from trbounds.errors import InputError, no_such
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def get_figure(name: str) -> FigureSpec:
     """
     figures = all_figures()
     if name not in figures:
-        raise InputError(f"no figure '{name}'; there are: {', '.join(figures)}")
+        raise no_such("figure", name, figures)
     return figures[name]
 
 
@@ -174,7 +174,8 @@ def save(name: str, path: str | os.PathLike[str], data: Any = None) -> Path:
     Raises
     ------
     InputError
-        If there is no such figure, the suffix is not known, or the folder does not exist.
+        If there is no such figure, the suffix is not known, or the folder does not exist or
+        cannot be written to.
     """
     import matplotlib as mpl
 
@@ -182,7 +183,10 @@ def save(name: str, path: str | os.PathLike[str], data: Any = None) -> Path:
     target = Path(path)
     suffix = _suffix(target)
     figure = render(name, data)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=f".{suffix}")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=f".{suffix}")
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=str(target)) from None
     os.close(handle)
     try:
         with _style(mpl):

@@ -10,7 +10,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import MappingProxyType
 
-from trbounds.errors import InputError
+from trbounds.errors import no_such
 from trbounds_paper_checks._claim import Claim, Entry, PrintedValues, Result
 
 __all__ = ["Table", "papers", "run_checks", "tables"]
@@ -56,7 +56,7 @@ def papers() -> Mapping[str, tuple[Claim, ...]]:
 
 def _claims_of(paper: str) -> tuple[Claim, ...]:
     if paper not in papers():
-        raise InputError(f"no paper '{paper}'; there are: {', '.join(papers())}", field="paper")
+        raise no_such("paper", paper, papers(), field="paper")
     return papers()[paper]
 
 

@@ -1,4 +1,4 @@
-"""``trbounds steps``: when the policies of a run drifted apart, as text, JSON and picture."""
+"""A run that drifted apart and collapsed: what the commands say of it, and how to go on."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def log_of(number, **changes):
         rollout = random.uniform(-5, -3, 10)
         record = {
             "rollout_logprobs": rollout.tolist(),
-            "train_logprobs": (rollout + random.normal(0, apart, 10)).tolist(),
+            "train_logprobs": (rollout + random.normal(-(apart**2) / 2, apart, 10)).tolist(),
             "reward": float(random.uniform(0.6, 0.8) if number < COLLAPSE else 0.1),
             "prompt_id": prompt,
             "step": number,
@@ -172,3 +172,85 @@ def test_a_bad_record_says_how_to_go_on(run, logs, tmp_path, jobs):
     assert err.endswith("(--on-error skip leaves it out)\n")
     assert run(*words, "--on-error", "skip")[0] == 0
     assert "--on-error" not in run("verify", "nothing-here")[2]
+
+
+def test_metrics_by_step_go_down_the_page(run, logs):
+    code, out, _ = run("metrics", logs, "--as", "verl", "--by-step")
+    assert code == 0
+    document = json.loads(run("metrics", logs, "--as", "verl", "--by-step", "--json")[1])
+    heading, *lines = [line.split() for line in out.splitlines() if line.strip()][1:]
+    values = document["results"][7]["metrics"]
+    assert heading[:2] == ["step", "sequences"]
+    rows = [line for line in lines if line[0] == "7"]
+    printed = [word for row in rows for word in row]
+    for name, estimate in values.items():
+        assert name in out
+        assert f"{estimate['value']:.4g}" in printed, name
+    assert "+-: standard error" in out
+
+
+def test_a_trace_logged_wrongly_is_named_by_every_command(run, tmp_path):
+    logs = tmp_path / "logs.jsonl"
+    rows = [json.dumps({**r, "train_logprobs": [0.0] * 10}) for s in range(9) for r in log_of(s)]
+    logs.write_text("\n".join(rows) + "\n")
+    for words in (("bound", "--trace"), ("metrics",), ("steps",), ("mask", "--compare")):
+        err = run(*words, str(logs))[2]
+        assert "warning: the trace was logged WRONGLY:" in err, words
+        assert "zero_train_logprobs" in err
+    assert run("verify", str(logs))[2] == ""
+    assert run("steps", "--example")[2] == ""
+
+
+def test_many_steps_do_not_flood_the_tables_of_masks(run, tmp_path):
+    logs = tmp_path / "logs.jsonl"
+    rows = [json.dumps(r) for s in range(70) for r in log_of(s)]
+    logs.write_text("\n".join(rows) + "\n")
+    for words in (("--rule", "max k2 <= 0.1"), ("--compare", "--rule", "SER(0.1)")):
+        out = run("mask", str(logs), *words)[1]
+        assert "by step: 70 rows, with --json" in out
+        assert "y step\n" not in out
+    assert len(json.loads(run("mask", str(logs), *words, "--json")[1])["rules"][0]["by_step"]) == 70
+
+
+def test_a_guarantee_above_the_reward_range_is_called_nothing(run, logs):
+    words = ("threshold", logs, "--rule-family", "sum-k3", "--target-acceptance", "0.99")
+    out = " ".join(run(*words)[1].split())
+    assert "no less than the reward range: it says nothing, of the policy" in out
+    small = " ".join(run(*words[:2], "--rule-family", "sum-k3", "--budget", "0.2")[1].split())
+    assert "says nothing" not in small
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("threshold LOGS --target-acceptance 90", "field '--target-acceptance': found 90"),
+        ("threshold LOGS --rule-family mx --budget 1", "field '--rule-family': found 'mx'"),
+        ("verify LOGS --format prquet", "field '--format': found 'prquet'"),
+        ("solve --T 64 --budget -1", "field '--budget': found -1"),
+        ("table --paper trm-2", "field '--paper': no paper 'trm-2'"),
+        ("derive mixd", "; did you mean 'mixed'?"),
+        ("figures horizn", "; did you mean 'horizon'?"),
+        ("verify LOGS --example", "besides --example, expected one of the two"),
+        ("plot --T 64 -o /proc/x.png", "/proc/x.png: cannot be written"),
+    ],
+)
+def test_settings_are_named_by_their_options(run, logs, words, problem):
+    code, out, err = run(*(logs if word == "LOGS" else word for word in words.split()))
+    assert (code, out) == (2, "")
+    assert problem in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["verify", "bound", "derive", "steps"])
+def test_flags_show_no_value(run, name):
+    out = run(name, "--help")[1]
+    assert "<bool>" not in out
+    assert "--json" in out
+
+
+def test_an_interrupt_while_modules_load_leaves_no_traceback(run, monkeypatch):
+    def interrupted(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trbounds_cli.app.run", interrupted)
+    assert run("bounds") == (130, "", "")

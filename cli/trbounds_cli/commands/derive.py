@@ -34,11 +34,12 @@ def command(
     from trbounds.bounds import all_bounds, get_bound
     from trbounds.rendering import as_document, render_all, render_check
     from trbounds_cli.output import print_json
+    from trbounds_cli.progress import track
 
     if everything == (key is not None):
         raise InputError("give one bound's KEY, or --all")
     bounds = list(all_bounds().values()) if key is None else [get_bound(key)]
-    documents = [as_document(bound) for bound in bounds]
+    documents = [as_document(bound) for bound in track(bounds, "derivations")]
     if json:
         print_json({"derivations": documents})
     else:

@@ -18,6 +18,7 @@ from trbounds_cli.masks import (
     percent,
     read_once,
     statistics_of,
+    vacuous,
 )
 from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import check_output, number, print_json, print_table
@@ -128,7 +129,7 @@ def command(
     if compare:
         _show_comparison(rules, effects, best)
     else:
-        _show(effects[0], best)
+        _show(effects[0], best, summary)
     if output is not None:
         typer.echo(f"{output}: {summary.n_sequences:,} sequences")
 
@@ -195,7 +196,11 @@ def _usage(name: str, parameters: tuple[str, ...], defaults: tuple[float, ...]) 
     return f"{name}({', '.join(given)})"
 
 
-def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
+_MOST_ROWS = 60
+"""Rows of a table by step that people read; a run can have thousands."""
+
+
+def _show(effect: MaskEffect, best: dict[str, Any] | None, summary: TraceSummary) -> None:
     accepted, kept = effect.accepted, effect.kept_token_share
     notes = [
         f"accepted: {accepted.share.value:.2%} of {effect.accept.size} sequences, s.e. "
@@ -218,7 +223,7 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
     if effect.on_tokens:
         notes.append(_ON_TOKENS)
     if effect.guarantee is not None:
-        notes.append(_guarantee(effect.guarantee))
+        notes.append(_guarantee(effect.guarantee, summary))
     if effect.length_neutral is not None:
         neutral = effect.length_neutral
         notes.append(
@@ -234,7 +239,9 @@ def _show(effect: MaskEffect, best: dict[str, Any] | None) -> None:
     )
     for title in ("reward", "step"):
         bins = getattr(effect, f"by_{title}")
-        if len(bins) > 1:
+        if len(bins) > _MOST_ROWS:
+            notes.append(f"by {title}: {len(bins)} rows, with --json")
+        elif len(bins) > 1:
             print_table(
                 f"By {title}",
                 [f"{title}>", "sequences>", "accepted>", "s.e.>", "tokens kept>"],
@@ -260,7 +267,7 @@ _ON_TOKENS = (
 )
 
 
-def _guarantee(found: Guarantee) -> str:
+def _guarantee(found: Guarantee, summary: TraceSummary) -> str:
     word = "plug-in, nothing is proved" if found.plug_in else "proved"
     known = (
         ""
@@ -268,8 +275,8 @@ def _guarantee(found: Guarantee) -> str:
         else f", {number(found.value_for_reward)} at this reward's variance (plug-in)"
     )
     return (
-        f"{word}: |Error| <= {number(found.value)} for any reward{known} ({found.bound}), of "
-        f"{found.covers}"
+        f"{word}: |Error| <= {number(found.value)} for any reward{known} ({found.bound})"
+        f"{vacuous(found.value, summary)}, of {found.covers}"
     )
 
 
@@ -308,7 +315,9 @@ def _show_comparison(
     print_table("Masking rules", [*columns, "bound>", "LN-TRM>"], rows, notes)
     for title in ("length", "reward", "step"):
         bins = [getattr(effect, f"by_{title}") for effect in effects]
-        if len(bins[0]) > 1:
+        if len(bins[0]) > _MOST_ROWS:
+            typer.echo(f"by {title}: {len(bins[0])} rows, with --json")
+        elif len(bins[0]) > 1:
             expected = ", in brackets expected: (1-p)^T" if title == "length" else ""
             _show_bins(f"Accepted by {title}{expected}", title, bins, _accepted)
             if any(effect.on_tokens for effect in effects):

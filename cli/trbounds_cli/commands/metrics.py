@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,9 @@ from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFor
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trbounds.metrics import FrameworkMetrics
     from trbounds.traces import TraceSummary
 
 
@@ -108,6 +112,9 @@ def command(
     if json:
         print_json({"framework": framework, "results": [part.to_dict() for part in found]})
         return
+    if len(found) > 1:
+        _show_steps(framework, found)
+        return
     for part in found:
         where = "" if part.step is None else f", step {part.step}"
         print_table(
@@ -118,6 +125,31 @@ def command(
                 for name, value in part.values.items()
             ],
         )
+
+
+def _show_steps(framework: str, found: Sequence[FrameworkMetrics]) -> None:
+    """Show a row for each step: time goes down the page, and every metric has its column."""
+    names = list(dict.fromkeys(name for part in found for name in part.values))
+    print_table(
+        f"{framework}: {sum(part.n_sequences for part in found)} sequences by training step",
+        ["step>", "sequences>", *(f"{name}>" for name in names)],
+        [
+            [
+                "-" if part.step is None else str(part.step),
+                str(part.n_sequences),
+                *(_with_error(part, name) for name in names),
+            ]
+            for part in found
+        ],
+        ["+-: standard error (jackknife over prompts)"],
+    )
+
+
+def _with_error(part: FrameworkMetrics, name: str) -> str:
+    value, error = part.values.get(name), part.standard_errors.get(name)
+    if value is None or error is None or isnan(error):
+        return "-" if value is None else f"{value:.4g}"
+    return f"{value:.4g} +- {error:.1g}"
 
 
 def _show_own(summary: TraceSummary, *, as_json: bool) -> None:

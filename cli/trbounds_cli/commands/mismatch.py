@@ -85,7 +85,9 @@ def command(
     if traces or example:
         if solve or T is not None or reward_var is not None:
             raise InputError("traces go with --logit-error only, not with --T or --solve")
-        paths = _paths(traces, example=example)
+        from trbounds_cli.tracing import trace_paths
+
+        paths = trace_paths(traces, example=example)
         reading: dict[str, Any] = {"form": form, "reward_range": reward_range, "on_error": on_error}
         measure = partial(_measure, paths, logit_error, **reading)
         summary = measure() if figure is None else _draw(figure, paths, measure)
@@ -190,19 +192,15 @@ def _solve(T: int, budget: float, known: dict[str, Any], *, as_json: bool) -> No
         f"Largest logit error that keeps |Error| within {budget:g}, T = {T}",
         ["bound", "logit error>", "source"],
         [[k, number(a), s] for k, a, s in sorted(rows, key=lambda row: -row[1])],
-        [f"best: {found.bound} allows {number(found.logit_error)}"],
+        [
+            f"best: {found.bound} allows {number(found.logit_error)}",
+            "logit error: the largest of any logit, up to a common constant (nats); the least that "
+            "your logs need is a_hat of trbounds mismatch LOGS",
+        ],
     )
 
 
 # -- from traces -------------------------------------------------------------------------------
-
-
-def _paths(traces: list[str] | None, *, example: bool) -> list[str]:
-    from trbounds.traces import example_path
-
-    if example and traces:
-        raise InputError("give trace files, or --example")
-    return [example_path()] if example else list(traces or [])
 
 
 def _measure(

@@ -79,8 +79,14 @@ def command(
     if json:
         print_json({"summary": output, **facts})
     else:
-        rows = [[name.replace("_", " "), _shown(value)] for name, value in facts.items()]
+        rows = [
+            [name.replace("_", " ") + " (nats)" * (name in _NATS), _shown(value)]
+            for name, value in facts.items()
+        ]
         print_table(output, ["", "value>"], rows)
+
+
+_NATS = ("abs_log_ratio_max", "kl_max", "entropy_max")
 
 
 def _facts(summary: TraceSummary) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from trbounds_cli.masks import (
     check_tokens,
     length_rows,
     statistics_of,
+    vacuous,
 )
 from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
     from trbounds.masking import Threshold
+    from trbounds.traces import TraceSummary
 
 
 def command(
@@ -69,6 +71,9 @@ def command(
 
     if bool(targets) == (budget is not None):
         raise InputError("give either --target-acceptance or --budget")
+    for target in targets or []:
+        if not 0 < target <= 1:  # said before the traces are read
+            raise InputError(f"found {target:g}, expected above 0 and at most 1", field="target")
     statistic = None if family is None else parse_family(family)
     check_tokens([] if statistic is None else [statistic], traces)
     reading: dict[str, Any] = {"form": form, "reward_range": reward_range, "on_error": on_error}
@@ -91,12 +96,12 @@ def command(
     if json:
         print_json({"thresholds": [threshold.to_dict() for threshold in found]})
     elif len(found) == 1:
-        _show(found[0])
+        _show(found[0], summary)
     else:
         _show_several(found)
 
 
-def _show(found: Threshold) -> None:
+def _show(found: Threshold, summary: TraceSummary) -> None:
     effect = found.effect
     shortest, longest = effect.by_length[0], effect.by_length[-1]
     accepted = effect.accepted.share
@@ -120,7 +125,8 @@ def _show(found: Threshold) -> None:
         word = "plug-in, nothing is proved" if effect.guarantee.plug_in else "proved"
         notes.append(
             f"{word}: |Error| <= {number(effect.guarantee.value)} for any reward "
-            f"({effect.guarantee.bound}), of {effect.guarantee.covers}"
+            f"({effect.guarantee.bound}){vacuous(effect.guarantee.value, summary)}, of "
+            f"{effect.guarantee.covers}"
         )
     print_table(
         f"{found.statistic} <= {number(found.value)}" + _interval(found),

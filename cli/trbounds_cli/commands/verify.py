@@ -54,7 +54,12 @@ def command(
     from trbounds_cli.tracing import pooling_note, read_summary
 
     summary = read_summary(
-        traces, example=example, form=form, reward_range=reward_range, on_error=on_error
+        traces,
+        example=example,
+        form=form,
+        reward_range=reward_range,
+        on_error=on_error,
+        faults=False,
     )
     report = verify(summary, conversion=conversion)
     if json:
