@@ -66,6 +66,18 @@ def test_interval_covers_the_true_threshold(size):
     assert missed <= 18
 
 
+def test_interval_covers_with_few_prompts():
+    """Three prompts: normal quantiles would miss one time in five."""
+    rng = np.random.default_rng(1)
+    prompts, missed = np.repeat(np.arange(3), 32), 0
+    for _ in range(150):
+        scores = rng.standard_normal(3)[prompts] + rng.standard_normal(96)
+        summary = make_summary(np.exp(scores), prompts)
+        found = threshold_for_acceptance(summary, "max k2", 0.9)
+        missed += not found.lower <= math.exp(1.2815515655446004 * math.sqrt(2)) <= found.upper
+    assert missed <= 18
+
+
 def test_limits_are_open_where_the_sample_has_none():
     summary = make_summary(np.array([0.1, 0.2, 0.3]), np.arange(3))
     found = threshold_for_acceptance(summary, "sum k3", 0.9)

@@ -57,6 +57,9 @@ class Acceptance:
 class Bin:
     """Acceptance among some of the sequences.
 
+    Standard errors take the ends of the bin as given, though they may be quantiles of the same
+    sample, and are 0 where all are accepted or none: of few sequences that says little.
+
     Parameters
     ----------
     lowest, highest : float

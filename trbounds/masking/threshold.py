@@ -18,7 +18,7 @@ from trbounds.masking.guarantees import CAPPED, best_bound, capped_profile
 from trbounds.masking.rules import Interval
 from trbounds.masking.statistics import compute_statistics
 from trbounds.traces.error_estimates import RewardVariance
-from trbounds.traces.jackknife import Blocks
+from trbounds.traces.jackknife import Blocks, student_limit
 from trbounds.traces.summary import TraceSummary
 
 __all__ = ["Threshold", "threshold_for_acceptance", "threshold_for_budget"]
@@ -94,9 +94,9 @@ def threshold_for_acceptance(
     -------
     Threshold
         `value` is an order statistic. Its interval takes the order statistics at ``target`` plus
-        and minus normal quantiles times the standard error of the share accepted, which is the
-        largest of that by sequence, that of the jackknife over prompts, and that of independent
-        sequences at the target.
+        and minus quantiles of Student's t, with as many degrees of freedom as there are prompts
+        less one, times the standard error of the share accepted. That is the largest of those by
+        sequence, of the jackknife over prompts, and of independent sequences at the target.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def threshold_for_acceptance(
     # At least that of independent sequences: a sample that is accepted as a whole shows none.
     error = max(error, math.sqrt(target * (1 - target) / ordered.size))
     # With one sequence there is no standard error, and no limit.
-    reach = float(ndtri((1 + confidence) / 2)) * error if math.isfinite(error) else math.inf
+    reach = _quantile(summary, confidence) * error if math.isfinite(error) else math.inf
     low, high = target - reach, target + reach
     return Threshold(
         statistic=statistic,
@@ -159,8 +159,8 @@ def threshold_for_budget(
     -------
     Threshold
         For any reward in the range, nothing being estimated; `for_reward` is for the estimated
-        variance of the logged one, and its interval for that variance plus and minus normal
-        quantiles times its jackknife standard error. What the bound covers, and whether it is
+        variance of the logged one, and its interval for that variance plus and minus quantiles
+        of Student's t times its jackknife standard error. What the bound covers, and whether it is
         plug-in, is said by ``effect.guarantee``.
 
     Raises
@@ -183,14 +183,15 @@ def threshold_for_budget(
     for_reward = None
     if summary.has("reward"):
         variance = RewardVariance.of(summary, Blocks(summary.groups()))
-        reach = float(ndtri((1 + confidence) / 2)) * variance.jackknife_error
+        reach = _quantile(summary, confidence) * variance.jackknife_error
         # Without a standard error the variance can be anything a reward in the range allows.
         ends = (variance.value, variance.value + reach, variance.value - reach)
         at, low, high = (
             _solve(summary, statistic, budget, min(max(v, 0.0), largest))
             for v in (ends if math.isfinite(reach) else (variance.value, largest, 0.0))
         )
-        for_reward = (at, low, high)
+        # Each root is good to 1e-12: where the variance does not matter, they differ by that.
+        for_reward = (at, min(low, at), max(high, at))
     return Threshold(
         statistic=statistic,
         value=found,
@@ -214,6 +215,13 @@ def _values(
     if statistics is None:
         statistics = compute_statistics(summary, [statistic])
     return statistics[statistic]
+
+
+def _quantile(summary: TraceSummary, confidence: float) -> float:
+    """Standard errors to either side; those of one prompt are between its sequences."""
+    prompts = int(summary.groups().max()) + 1
+    units = prompts if prompts > 1 else summary.n_sequences
+    return student_limit(float(ndtri((1 + confidence) / 2)), units)
 
 
 def _rank(share: float, n: int) -> int:
