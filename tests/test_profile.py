@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import pickle
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from trbounds.errors import InputError
 from trbounds.oracle import (
@@ -33,7 +36,8 @@ from trbounds.relations import RELATIONS
         ({"T": 4, "chi2_max": float("inf")}, "expected a finite number"),
         ({"T": 4, "tv_max": 1.5}, "field 'tv_max': found 1.5, expected a number of at most 1"),
         ({"T": 4, "kl_mean": [0.1, 0.2]}, "field 'kl_mean': found 2 positions, expected"),
-        ({"T": 4, "kl_mean": 0.1}, "field 'kl_mean': found 0 positions"),
+        ({"T": 4, "kl_mean": 0.1}, "field 'kl_mean': found one number for all positions, expected"),
+        ({"T": 4, "kl_mean": [0.1] * 3}, "found 3 positions, expected .* length T = 4$"),
         ({"T": 4, "reward_var": 0.3}, "field 'reward_var': found 0.3, expected at most"),
         ({"T": 4, "reward_range": (1.0, 1.0)}, "field 'reward_range': found"),
         ({"T": 4, "conversion": "exact"}, "expected 'pinsker' or 'sharp'"),
@@ -48,12 +52,90 @@ from trbounds.relations import RELATIONS
             {"T": 4, "kl_max": 1.0, "provenance": {"kl_maximum": Provenance("observed")}},
             "field 'provenance': found 'kl_maximum'",
         ),
-        ({"T": 4, "kl_max": [1.0, "x"]}, "field 'kl_max': expected a number"),
+        ({"T": 4, "kl_max": [1.0, "x"]}, r"field 'kl_max': found \[1.0, 'x'\], expected a number"),
+        (
+            {"T": 2, "kl_mean": ["1", "2"]},
+            r"field 'kl_mean': found \['1', '2'\], expected a number",
+        ),
+        ({"T": 2, "kl_mean": [[1, 2], [3]]}, "expected a number or an array of numbers"),
+        ({"T": 2, "kl_max": np.array([1j])}, "field 'kl_max': found .*, expected a number"),
+        (
+            {"T": 2, "tv_mean": np.array([True, False])},
+            "field 'tv_mean': found .*, expected a number",
+        ),
+        ({"T": 2, "kl_max": 10**400}, "field 'kl_max': found 1000.*, expected a number"),
+        ({"T": None}, "field 'T': found None, expected a number"),
+        ({"T": True}, "field 'T': found True, expected a number"),
+        ({"T": 2**54}, r"expected a whole number from 1 to 2\^53"),
+        ({"T": 4, "chi2_stop_prob": 1.5}, "found 1.5, expected a number of at most 1"),
+        ({"T": 4, "reward_var": 0.25 + 1e-9}, "expected at most a quarter"),
+        ({"T": 4, "reward_range": (-1e308, 1e308)}, "expected two numbers, .* a finite width"),
     ],
 )
 def test_bad_values_are_named(fields: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DivergenceProfile(**fields)
+
+
+def test_rounding_of_the_largest_variance_is_accepted() -> None:
+    assert DivergenceProfile(T=4, reward_var=0.25 * (1 + 1e-15)).reward_var > 0.25
+
+
+@pytest.mark.parametrize(
+    ("horizon", "message"),
+    [
+        (10**9, "found 1000000000, expected one of at most 10,000,000"),
+        ([3, 4], "expected one of at most"),
+        ("3", "found '3', expected a number"),
+        (3.5, "expected a whole number"),
+    ],
+)
+def test_uniform_takes_one_horizon(horizon: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"field 'T': .*{message}"):
+        DivergenceProfile.uniform(horizon, kl_max=1e-3)
+
+
+def test_only_fields_can_be_wanted() -> None:
+    with pytest.raises(InputError, match="field 'wanted': found 'klmax', expected one of tv_max"):
+        DivergenceProfile(T=4, kl_max=1.0).complete("klmax")
+
+
+def test_a_value_is_given_derived_estimated_or_observed() -> None:
+    """A kind that is not known could pass for one that is certain."""
+    with pytest.raises(InputError, match="found 'measured', expected one of given, derived"):
+        Provenance("measured")  # type: ignore[arg-type]
+    kinds = ("given", "derived", "estimated", "observed")
+    assert [Provenance(kind).plug_in for kind in kinds] == [False, False, True, True]
+
+
+def test_profiles_show_what_is_known() -> None:
+    assert repr(DivergenceProfile(T=8, kl_max=1e-4)) == "DivergenceProfile(T=8, kl_max=0.0001)"
+    profile = DivergenceProfile.uniform(
+        1000, kl_max=[0.5, 0.25], reward_range=(-1, 1), conversion="sharp"
+    )
+    shown = repr(profile)
+    assert shown.startswith("DivergenceProfile(T=1000, kl_max=[0.5 , 0.25], kl_mean=[[0.5")
+    assert shown.endswith("reward_range=(-1.0, 1.0), conversion='sharp')")
+    assert len(shown) < 300
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))]
+)
+def test_profiles_can_be_copied_and_sent(duplicate: Callable[[Any], Any]) -> None:
+    profile = DivergenceProfile(
+        T=8,
+        kl_max=np.float32([0.1, 0.2]),
+        reward_range=(0, 2),
+        conversion="sharp",
+        provenance={"kl_max": Provenance("observed")},
+    ).complete()
+    found = duplicate(profile)
+    assert repr(found) == repr(profile)
+    assert found.provenance == profile.provenance
+    assert found.dtype == profile.dtype
+    with pytest.raises(TypeError):
+        found.provenance["kl_max"] = Provenance("given")
 
 
 def test_given_values_win_over_derived_ones() -> None:
@@ -86,6 +168,26 @@ def test_plug_in_is_inherited() -> None:
     assert profile.provenance["tv_seq"].plug_in
     assert not profile.provenance["tv_max"].plug_in
     assert profile.to_dict()["kl_seq"]["standard_error"] == 0.01
+
+
+def test_only_the_relation_that_was_taken_decides_what_rests_on_estimates() -> None:
+    known = {"T": 8, "kl_max": 1e-6, "provenance": {"kl_seq": Provenance("estimated")}}
+    loose, tight = (DivergenceProfile(**known, kl_seq=D).complete() for D in (0.5, 1e-9))
+    assert loose.provenance["tv_seq"] == Provenance("derived", by="tv_seq <= 1 - (1 - tv_max)^T")
+    assert tight.provenance["tv_seq"].plug_in
+
+
+def test_the_tv_of_sequences_is_at_most_one() -> None:
+    assert DivergenceProfile(T=8, tv_total=3.0).complete("tv_seq").tv_seq == 1
+    assert DivergenceProfile(T=8, tv_max=1.0).complete("tv_seq").tv_seq == 1
+
+
+@pytest.mark.parametrize("kl_seq", [0.0, 0.3, 0.5, 1.7, 2.5, 9.0])
+def test_the_largest_position_moment_is_that_of_a_linear_program(kl_seq: float) -> None:
+    T, kl_max = 5, 0.5
+    profile = DivergenceProfile(T=T, kl_max=kl_max, kl_seq=kl_seq).complete("kl_position_moment")
+    best = linprog(-np.arange(T), A_ub=np.ones((1, T)), b_ub=[kl_seq], bounds=(0, kl_max))
+    assert profile.kl_position_moment == pytest.approx(-best.fun, abs=1e-12)
 
 
 def test_relations_are_ordered() -> None:
@@ -141,8 +243,20 @@ def test_uniform_spreads_the_maxima() -> None:
     assert float(profile.kl_seq) == pytest.approx(16e-3)
     assert profile.chi2_mean.shape == (16,)
     assert profile.provenance["kl_mean"].kind == "derived"
-    with pytest.raises(InputError, match="field 'T'"):
-        DivergenceProfile.uniform(10**9, kl_max=1e-3)
+    assert not profile.provenance["kl_mean"].plug_in
+
+
+def test_uniform_keeps_what_is_given_and_what_rests_on_samples() -> None:
+    profile = DivergenceProfile.uniform(
+        2,
+        tv_max=0.5,
+        tv_mean=[0.1, 0.2],
+        kl_max=0.3,
+        provenance={"kl_max": Provenance("observed")},
+    )
+    np.testing.assert_array_equal(profile.tv_mean, [0.1, 0.2])
+    assert profile.provenance["tv_mean"].kind == "given"
+    assert profile.provenance["kl_mean"].plug_in
 
 
 def test_batches_broadcast() -> None:

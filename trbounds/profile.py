@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal
@@ -10,8 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from trbounds.arrays import array_namespace, asarray_float64, to_numpy
+from trbounds.checks import COUNT, as_number_arrays, is_count, refuse_where
 from trbounds.divergences import tv_from_kl_pinsker, tv_from_kl_sharp
 from trbounds.errors import InputError
+from trbounds.provenance import Provenance
+from trbounds.relations import derive_missing
 
 __all__ = ["FIELDS", "POSITION_FIELDS", "Conversion", "DivergenceProfile", "Provenance"]
 
@@ -46,41 +49,16 @@ FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# Positions are stored one by one.
+_LONGEST_UNIFORM = 10_000_000
+
 _AT_MOST_ONE = {"tv_max", "tv_mean", "tv_seq", "chi2_stop_prob"}
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a value of a profile comes from.
-
-    Parameters
-    ----------
-    kind : {"given", "derived", "estimated", "observed"}
-        Given by the caller; derived from other fields by a proved relation; estimated from
-        samples; or the largest value observed in samples, which is not the largest possible.
-    by : str
-        The relation, or how the estimate was made.
-    standard_error : float, optional
-        Of an estimate.
-    plug_in : bool
-        True when the value rests on an estimate or an observed maximum, directly or through
-        the fields it is derived from. What is computed from it is then not certified.
-    """
-
-    kind: Literal["given", "derived", "estimated", "observed"]
-    by: str = ""
-    standard_error: float | None = None
-    plug_in: bool = False
-
-    def __post_init__(self) -> None:
-        if self.kind in ("estimated", "observed"):
-            object.__setattr__(self, "plug_in", True)
 
 
 _GIVEN = Provenance("given")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DivergenceProfile:
     """What is known about a rollout policy mu and a training policy pi.
 
@@ -153,22 +131,17 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
                 f"found {self.conversion!r}, expected 'pinsker' or 'sharp'", field="conversion"
             )
         self._check_reward_range()
-        known = {name: value for name, value in self._raw() if value is not None}
-        xp = array_namespace(self.T, *known.values())
-        like = next((v for v in (self.T, *known.values()) if hasattr(v, "dtype")), None)
+        given = {"T": self.T} | {name: value for name, value in self._raw() if value is not None}
         if self.dtype is None:
-            object.__setattr__(self, "dtype", _result_dtype(xp, [self.T, *known.values()]))
-        for name, value in {"T": self.T, **known}.items():
-            array = _as_array(name, value, xp, like)
-            _check_values(name, array, xp, self.reward_range)
+            object.__setattr__(self, "dtype", _result_dtype(list(given.values())))
+        for name, array in as_number_arrays(given).items():
+            _check_values(name, array, self.reward_width)
             object.__setattr__(self, name, array)
         shape: tuple[int, ...] = ()
-        for name in ("T", *known):
+        for name in given:
             shape = self._check_shape(name, shape)
-        for name in self.provenance:
-            if name not in FIELDS:
-                raise InputError(f"found '{name}', which is no field", field="provenance")
-        marks = {name: self.provenance.get(name, _GIVEN) for name in known}
+        _check_names(self.provenance, "provenance")
+        marks = {name: self.provenance.get(name, _GIVEN) for name in self.known}
         object.__setattr__(self, "provenance", MappingProxyType(marks))
 
     def _raw(self) -> Iterator[tuple[str, Any]]:
@@ -181,21 +154,21 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
             raise InputError(
                 f"found {self.reward_range!r}, expected two numbers", field="reward_range"
             ) from None
-        if not (-float("inf") < low < high < float("inf")):
+        if not 0 < high - low < float("inf"):
             raise InputError(
-                f"found ({low}, {high}), expected two finite numbers, the first the smaller",
+                f"found ({low}, {high}), expected two numbers, the first the smaller, and a "
+                "finite width",
                 field="reward_range",
             )
         object.__setattr__(self, "reward_range", (low, high))
 
     def _check_positions(self, name: str) -> None:
         array = getattr(self, name)
-        length = array.shape[-1] if array.ndim else 0
-        horizons = to_numpy(self.T)
-        if array.ndim == 0 or not bool((horizons == length).all()):
+        horizons = to_numpy(self.T).astype("int64")
+        if array.ndim == 0 or bool((horizons != array.shape[-1]).any()):
+            found = f"{array.shape[-1]} positions" if array.ndim else "one number for all positions"
             raise InputError(
-                f"found {length} positions, expected a trailing axis of length T = {horizons}",
-                field=name,
+                f"found {found}, expected a trailing axis of length T = {horizons}", field=name
             )
 
     def _check_shape(self, name: str, batch: tuple[int, ...]) -> tuple[int, ...]:
@@ -211,6 +184,25 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
                 f"found a batch of shape {shape}, expected one that broadcasts against {batch}",
                 field=name,
             ) from None
+
+    def __repr__(self) -> str:
+        """Return the known fields, long ones abridged."""
+        values = {"T": to_numpy(self.T).astype("int64")}
+        values |= {name: to_numpy(getattr(self, name)) for name in self.known}
+        shown = [
+            f"{name}={np.array2string(value, precision=6, separator=', ', threshold=6)}"
+            for name, value in values.items()
+        ]
+        shown += [f"reward_range={self.reward_range}"] * (self.reward_range != (0.0, 1.0))
+        shown += [f"conversion={self.conversion!r}"] * (self.conversion != "pinsker")
+        return f"DivergenceProfile({', '.join(shown)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Read-only mappings cannot be pickled.
+        return self.__dict__ | {"provenance": dict(self.provenance)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, provenance=MappingProxyType(state["provenance"]))
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -277,14 +269,18 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         *wanted : str
             Bound only these fields and what they are derived through; all fields by default.
 
+        Raises
+        ------
+        InputError
+            If one of them is no field.
+
         Notes
         -----
         A given value is kept, even where a relation would give a smaller one. Of several
         relations that bound a missing field the smallest result is taken. Applying this twice
         changes nothing.
         """
-        from trbounds.relations import derive_missing
-
+        _check_names(wanted, "wanted")
         values, marks = derive_missing(self, wanted or FIELDS)
         return replace(self, **values, provenance={**self.provenance, **marks}) if values else self
 
@@ -295,7 +291,7 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         Parameters
         ----------
         T : int
-            Horizon, at most 10 million (the positions are stored one by one).
+            One horizon, at most 10 million (the positions are stored one by one).
         **scalars : float
             Any of ``tv_max``, ``kl_max``, ``chi2_max`` and further fields.
 
@@ -305,10 +301,10 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
             With ``tv_mean``, ``kl_mean``, ``chi2_mean`` and ``chi2_position_max`` filled in where
             their maximum is given, hence ``kl_seq = T kl_max`` by completion.
         """
-        if not 1 <= T <= 10_000_000:
-            raise InputError(f"found {T}, expected 1 to 10,000,000", field="T")
         base = cls(T=T, **scalars)
-        xp = base.xp
+        if base.T.ndim or base.T > _LONGEST_UNIFORM:
+            raise InputError(f"found {T}, expected one of at most {_LONGEST_UNIFORM:,}", field="T")
+        xp, length = base.xp, int(base.T)
         sources = {
             name: source
             for name, source in (
@@ -320,7 +316,7 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
             if getattr(base, source) is not None and getattr(base, name) is None
         }
         spread = {
-            name: xp.broadcast_to(value[..., None], (*value.shape, T))
+            name: xp.broadcast_to(value[..., None], (*value.shape, length))
             for name, value in ((name, getattr(base, source)) for name, source in sources.items())
         }
         marks = {
@@ -334,41 +330,29 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         return replace(base, **spread, provenance={**base.provenance, **marks})
 
 
-def _result_dtype(xp: ModuleType, values: list[Any]) -> Any:
+def _result_dtype(values: list[Any]) -> Any:
+    xp = array_namespace(*values)
     floating = [v for v in values if hasattr(v, "dtype") and xp.isdtype(v.dtype, "real floating")]
     return xp.result_type(*floating) if floating else xp.float64
 
 
-def _as_array(name: str, value: Any, xp: ModuleType, like: Any) -> Any:
-    if isinstance(value, (str, bytes, bool)):
-        raise InputError(f"found {value!r}, expected a number", field=name)
-    try:
-        return asarray_float64(value, xp=xp, like=like)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"expected a number or an array of numbers ({error})", field=name
-        ) from None
+def _check_names(names: Iterable[str], field: str) -> None:
+    for name in names:
+        if name not in FIELDS:
+            raise InputError(f"found '{name}', expected one of {', '.join(FIELDS)}", field=field)
 
 
-def _check_values(name: str, array: Any, xp: ModuleType, reward_range: tuple[float, float]) -> None:
-    def refuse(bad: Any, expected: str) -> None:
-        if bool(xp.any(bad)):
-            found = to_numpy(array)[to_numpy(bad)].ravel()[0]
-            raise InputError(f"found {found:g}, expected {expected}", field=name)
-
-    refuse(~xp.isfinite(array), "a finite number")
+def _check_values(name: str, array: Any, reward_width: float) -> None:
+    xp = array_namespace(array)
     if name == "T":
-        refuse(
-            (array < 1) | (array != xp.round(array)) | (array > 2.0**53),
-            "a whole number of at least 1",
-        )
+        refuse_where(~is_count(array, xp), array, COUNT, name)
         return
-    refuse(array < 0, "a number of at least 0")
+    refuse_where(~xp.isfinite(array), array, "a finite number", name)
+    refuse_where(array < 0, array, "a number of at least 0", name)
     if name in _AT_MOST_ONE:
-        refuse(array > 1, "a number of at most 1")
+        refuse_where(array > 1, array, "a number of at most 1", name)
     if name == "reward_var":
-        largest = (reward_range[1] - reward_range[0]) ** 2 / 4
+        largest = reward_width**2 / 4
         # A sample variance of a 0/1 reward can exceed 1/4 by rounding alone.
-        refuse(
-            array > largest * (1 + 1e-12), f"at most a quarter of the squared range, {largest:g}"
-        )
+        expected = f"at most a quarter of the squared range, {largest:g}"
+        refuse_where(array > largest * (1 + 1e-12), array, expected, name)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from trbounds.arrays import device
 from trbounds.divergences import chi2_from_kl, tv_from_chi2
+from trbounds.provenance import Provenance
 
 if TYPE_CHECKING:
-    from trbounds.profile import DivergenceProfile, Provenance
+    from trbounds.profile import DivergenceProfile
 
 __all__ = ["RELATIONS", "Relation", "derive_missing"]
 
@@ -219,8 +220,6 @@ def derive_missing(
     provenance : dict of str to Provenance
         The relation each came from.
     """
-    from trbounds.profile import Provenance
-
     xp = profile.xp
     known = {name: getattr(profile, name) for name in profile.known}
     marks = dict(profile.provenance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import product
@@ -308,3 +309,10 @@ def test_certain_and_impossible_tokens() -> None:
     impossible = MismatchCase(logit_error=0.5, logp=float("-inf"))
     assert law.evaluate(impossible) == 1
     assert law.evaluate_lower(impossible) == -1
+
+
+def test_cases_can_be_sent_to_other_processes() -> None:
+    case = MismatchCase(logit_error=0.1, logp=[-0.1, -3.0], logq=[-0.12, -3.1])
+    sent = pickle.loads(pickle.dumps(case))
+    law = get_law("one_minus_p")
+    np.testing.assert_array_equal(law.evaluate(sent), law.evaluate(case))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -214,6 +215,9 @@ def test_small_masses_keep_their_digits() -> None:
         ({"kept_product": 1.5}, r"in \[0, 1\]"),
         ({"T": 2.5}, "whole number"),
         ({"pruned_mass_total": float("nan")}, "finite"),
+        ({"T": "8"}, "field 'T': found '8', expected a number"),
+        ({"T": True}, "field 'T': found True, expected a number"),
+        ({"kl": [0.1, "x"]}, "field 'kl': found .*, expected a number"),
     ],
 )
 def test_bad_values_are_refused(fields: dict[str, float], message: str) -> None:
@@ -228,3 +232,10 @@ def test_errors_name_what_is_wrong() -> None:
         get_law("horizon").evaluate(PruningCase())
     with pytest.raises(InputError, match="no relaxed form"):
         get_law("union").evaluate_relaxed(PruningCase(pruned_mass_total=1.0))
+
+
+def test_cases_can_be_sent_to_other_processes() -> None:
+    case = PruningCase(T=[8, 16], pruned_mass_max=0.1)
+    sent = pickle.loads(pickle.dumps(case))
+    law = get_law("horizon")
+    np.testing.assert_array_equal(law.evaluate(sent), law.evaluate(case))

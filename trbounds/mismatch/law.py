@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import array_namespace, asarray_float64, is_numpy, to_numpy
+from trbounds.arrays import array_namespace, is_numpy
+from trbounds.checks import as_number_arrays, refuse_where
 from trbounds.errors import InputError
 from trbounds.mismatch.logspace import log1mexp
 from trbounds.theorem import Kind, Theorem
@@ -65,19 +66,19 @@ class MismatchCase:
     one_minus_p: Any = field(init=False, default=None)
     q: Any = field(init=False, default=None)
     one_minus_q: Any = field(init=False, default=None)
-    xp: ModuleType = field(init=False)
 
     def __post_init__(self) -> None:
         given = {name: v for name in _GIVEN if (v := getattr(self, name)) is not None}
-        xp = array_namespace(*given.values())
-        like = next((v for v in given.values() if hasattr(v, "dtype")), None)
-        object.__setattr__(self, "xp", xp)
-        for name, value in given.items():
-            array = _as_array(name, value, xp, like)
-            _check(name, array, xp)
+        for name, array in as_number_arrays(given).items():
+            _check(name, array)
             object.__setattr__(self, name, array)
         for letter in ("p", "q"):
             self._complete(letter)
+
+    @property
+    def xp(self) -> ModuleType:
+        """Array namespace of the values."""
+        return array_namespace(*(getattr(self, name) for name in _GIVEN))
 
     def _complete(self, letter: str) -> None:
         xp, name, other = self.xp, f"log{letter}", f"log1m{letter}"
@@ -98,27 +99,14 @@ class MismatchCase:
         object.__setattr__(self, other, log_rest if log_rest is not None else log1mexp(xp, log))
 
 
-def _as_array(name: str, value: Any, xp: ModuleType, like: Any) -> Any:
-    if isinstance(value, (str, bytes, bool)):
-        raise InputError(f"found {value!r}, expected a number", field=name)
-    try:
-        return asarray_float64(value, xp=xp, like=like)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"expected a number or an array of numbers ({error})", field=name
-        ) from None
-
-
-def _check(name: str, array: Any, xp: ModuleType) -> None:
+def _check(name: str, array: Any) -> None:
     if name.startswith("log") and name != "logit_error":
         bad, expected = ~(array <= 0.0), "a logarithm of a probability, at most 0"
     elif name == "rest_square":
         bad, expected = ~((array >= 0.0) & (array <= 1.0)), "a number in [0, 1]"
     else:
         bad, expected = ~((array >= 0.0) & (array < math.inf)), "a finite number of at least 0"
-    if bool(xp.any(bad)):
-        found = to_numpy(array)[to_numpy(bad)].ravel()[0]
-        raise InputError(f"found {found:g}, expected {expected}", field=name)
+    refuse_where(bad, array, expected, name)
 
 
 @dataclass(frozen=True)

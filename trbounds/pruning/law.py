@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import array_namespace, asarray_float64, is_numpy, to_numpy
+from trbounds.arrays import array_namespace, is_numpy
+from trbounds.checks import COUNT, as_number_arrays, is_count, refuse_where
 from trbounds.errors import InputError
 from trbounds.theorem import Kind, Theorem
 
 __all__ = ["PruningCase", "PruningLaw"]
 
-_FRACTIONS = ("pruned_mass", "pruned_mass_max", "kept_product", "tv")
 _COUNTS = ("T", "vocabulary")
+_BELOW_ONE = ("pruned_mass", "pruned_mass_max")
+_AT_MOST_ONE = ("kept_product", "tv")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,35 +58,34 @@ class PruningCase:
     kept_product: Any = None
     kl: Any = None
     tv: Any = None
-    xp: ModuleType = field(init=False)
 
     def __post_init__(self) -> None:
-        given = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.init and getattr(self, f.name) is not None
-        }
-        xp = array_namespace(*given.values())
-        like = next((v for v in given.values() if hasattr(v, "dtype")), None)
-        object.__setattr__(self, "xp", xp)
-        for name, value in given.items():
-            array = asarray_float64(value, xp=xp, like=like)
-            bad, expected = _limits(name, array, xp)
-            if bool(xp.any(bad)):
-                found = to_numpy(array)[to_numpy(bad)].ravel()[0]
-                raise InputError(f"found {found:g}, expected {expected}", field=name)
+        given = {name: value for name, value in self._fields() if value is not None}
+        for name, array in as_number_arrays(given).items():
+            _check(name, array)
             object.__setattr__(self, name, array)
 
+    def _fields(self) -> Iterator[tuple[str, Any]]:
+        return ((f.name, getattr(self, f.name)) for f in fields(self))
 
-def _limits(name: str, x: Any, xp: ModuleType) -> tuple[Any, str]:
+    @property
+    def xp(self) -> ModuleType:
+        """Array namespace of the values."""
+        return array_namespace(*(value for _, value in self._fields()))
+
+
+def _check(name: str, x: Any) -> None:
     if name in _COUNTS:
-        return ~((x >= 1) & (x == xp.round(x)) & (x < 2.0**53)), "a whole number of at least 1"
-    if name == "min_p":
-        return ~((x > 0) & (x <= 1)), "a number in (0, 1]"
-    if name in _FRACTIONS:
-        most = x < 1 if name.startswith("pruned") else x <= 1
-        return ~((x >= 0) & most), f"a number in [0, 1{')' if name.startswith('pruned') else ']'}"
-    return ~((x >= 0) & (x < math.inf)), "a finite number of at least 0"
+        ok, expected = is_count(x, array_namespace(x)), COUNT
+    elif name == "min_p":
+        ok, expected = (x > 0) & (x <= 1), "a number in (0, 1]"
+    elif name in _BELOW_ONE:
+        ok, expected = (x >= 0) & (x < 1), "a number in [0, 1)"
+    elif name in _AT_MOST_ONE:
+        ok, expected = (x >= 0) & (x <= 1), "a number in [0, 1]"
+    else:
+        ok, expected = (x >= 0) & (x < math.inf), "a finite number of at least 0"
+    refuse_where(~ok, x, expected, name)
 
 
 @dataclass(frozen=True, kw_only=True)
