@@ -410,3 +410,19 @@ def test_prompts_with_different_numbers_of_sequences_are_noted():
     assert found.numbers == {"smallest": 3.0, "largest": 4.0}
     # Once more in a later step: the same prompts, as often in each.
     assert "uneven_groups" not in named(right(prompt_id=prompt % 25, step=np.arange(N) // 100))
+
+
+def test_many_sequences_without_a_token_are_named():
+    batch = right()
+    tokens = np.repeat(np.arange(N) % 4 > 0, T)
+    empty = replace(
+        batch,
+        offsets=np.concatenate([[0], np.cumsum(np.where(np.arange(N) % 4 > 0, T, 0))]),
+        rollout_logprobs=batch.rollout_logprobs[tokens],
+        train_logprobs=batch.train_logprobs[tokens],
+    )
+    assert named(empty)["empty_sequences"].numbers["sequences"] == N // 4
+    # Masked after they were scored: that has its own name.
+    masked = named(replace(batch, mask=tokens))
+    assert "rejected_sequences" in masked
+    assert "empty_sequences" not in masked

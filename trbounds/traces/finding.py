@@ -24,6 +24,7 @@ FINDINGS = {
     "unsampled_chi2": "the samples hold only a part of the logged chi2",
     "post_rejection_mask": "the mask leaves out tokens that a rejection rule dropped",
     "length_mismatch": "lengths are not those that were logged",
+    "empty_sequences": "sequences have no token that counts",
     "uneven_groups": "prompts have different numbers of sequences",
     "rejected_sequences": "sequences were sampled and rejected",
     "repeated_sequences": "sequences are in the trace twice",

@@ -17,6 +17,7 @@ _LONG = 16
 certain of every token."""
 
 _REPEATED_SHARE = 0.01
+_EMPTY_SHARE = 0.01
 
 
 def record_findings(summary: TraceSummary) -> Iterator[Finding]:
@@ -33,6 +34,7 @@ def record_findings(summary: TraceSummary) -> Iterator[Finding]:
     """
     yield from _repeated(summary)
     yield from _lengths(summary)
+    yield from _empty(summary)
     yield from _uneven(summary)
     yield from _versions(summary)
 
@@ -69,6 +71,22 @@ def _lengths(summary: TraceSummary) -> Iterator[Finding]:
                 "small; if length counts something else (the prompt too), leave the field out"
             ),
             numbers={"sequences": float(other), "share": other / summary.n_sequences},
+        )
+
+
+def _empty(summary: TraceSummary) -> Iterator[Finding]:
+    # Those that were scored and then masked are named as rejected.
+    empty = summary.counts["empty_sequences"] - summary.counts["rejected_sequences"]
+    if empty > _EMPTY_SHARE * summary.n_sequences:
+        yield Finding(
+            name="empty_sequences",
+            severity="warning",
+            found=f"{empty} of {summary.n_sequences} sequences have no token that counts",
+            advice=(
+                "They enter every estimate as sequences on which the policies agree. If they were "
+                "masked for what they are (truncated completions, say), log them as sampled"
+            ),
+            numbers={"sequences": float(empty), "share": empty / summary.n_sequences},
         )
 
 
