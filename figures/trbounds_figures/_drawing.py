@@ -53,6 +53,7 @@ _COLOURS = {
     "chi2_second_order": BLUE,
     "path_sum_chi2": PURPLE,
     "path_sum_kl": BLACK,
+    "sequence_kl": VERMILION,
 }
 
 

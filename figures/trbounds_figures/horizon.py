@@ -53,14 +53,14 @@ _BY_FIELD = {
 }
 
 _SYMBOLS = {
-    "kl_max": r"$\delta$",
-    "kl_seq": "$D$",
-    "tv_max": r"$\epsilon$",
-    "tv_seq": "$V$",
-    "chi2_max": r"$\kappa$",
-    "chi2_path_max": "$X$",
-    "kl_path_max": "$K$",
-    "reward_var": "$v$",
+    "kl_max": r"token KL $\delta$",
+    "kl_seq": "sequence KL $D$",
+    "tv_max": r"token TV $\epsilon$",
+    "tv_seq": "sequence TV $V$",
+    "chi2_max": r"token chi2 $\kappa$",
+    "chi2_path_max": "path sum of chi2 $X$",
+    "kl_path_max": "path sum of KL $K$",
+    "reward_var": "reward variance $v$",
 }
 
 
@@ -234,16 +234,16 @@ def draw(data: HorizonData, ax: Axes) -> None:
         ax.plot(data.T, positive(curve.values), **style)
     ax.set(xscale="log", yscale="log", xlim=(data.T[0], data.T[-1]))
     ax.set_xlabel("horizon $T$ (tokens)")
-    ax.set_ylabel(r"bound on $|\mathrm{Error}|$")
+    ax.set_ylabel(r"bound on $|\mathrm{Error}|$ (reward units)")
     shown = np.concatenate([positive(curve.values) for curve in data.curves])
     low, high = np.nanmin(shown), np.nanmax(shown)
     floor = max(low, data.reward_width * 1e-4)
     ax.set_ylim(min(floor, data.reward_width / 10) / 1.5, max(high, data.reward_width * 10) * 1.5)
     shade_vacuous(ax, data.reward_width)
     said = [f"{_SYMBOLS.get(name, name)} = {number(v)}" for name, v in data.point.items()]
+    lines = [", ".join(said[i : i + 2]) for i in range(0, len(said), 2)]
     if not all(curve.is_paper for curve in data.curves):
-        said[-1] += "; dashed: trbounds"
-    lines = [", ".join(said[i : i + 3]) for i in range(0, len(said), 3)]
+        lines.append("dashed: trbounds")
     ax.set_title("\n".join(lines), loc="left")
     label_ends(
         ax,

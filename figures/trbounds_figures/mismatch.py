@@ -214,19 +214,19 @@ def draw(data: MismatchData, ax: Axes) -> None:
     """Draw one panel per trace: the density of tokens, their mean by p, and the envelope."""
     ax.set_frame_on(False)
     ax.set(xticks=[], yticks=[])
+    most = max(float(np.nanmax(trace.density())) for trace in data.traces)
     ax.set_title(
-        "Shade: tokens (logarithmic); dots: mean by probability; red: exact envelope at the "
-        r"smallest logit error $\hat a$" + "\nthat explains every sampled token; dashed: slope of "
-        "the (1 - p) law.",
+        f"Shade: 1 to {most:,.0f} tokens (logarithmic); dots: mean by probability; red: exact "
+        "envelope at the smallest" + "\n" + r"logit error $\hat a$ that explains every sampled "
+        "token; dashed: slope of the (1 - p) law.",
         loc="left",
         fontsize=7.5,
     )
     ax.set_xlabel("1 - p, p under the training policy", labelpad=13)
-    ax.set_ylabel("|log rollout - log train|", labelpad=20)
+    ax.set_ylabel("|log rollout - log train| (nats)", labelpad=20)
     columns = min(len(data.traces), _COLUMNS)
     rows = -(-len(data.traces) // columns)
     width, height = 1 / columns, 1 / rows
-    most = max(float(np.nanmax(trace.density())) for trace in data.traces)
     for i, trace in enumerate(data.traces):
         row, column = divmod(i, columns)
         panel = ax.inset_axes(

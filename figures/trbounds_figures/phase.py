@@ -56,9 +56,9 @@ def data(
         **known,
     ).complete()
     keys = [key for key, bound in all_bounds().items() if not bound.missing(profile)]
-    note = rf"$\delta$ = {number(kl_max)}"
+    note = rf"token KL $\delta$ = {number(kl_max)}"
     if chi2_per_kl is not None:
-        note += rf", $\kappa = {chi2_per_kl:g}\,\delta$"
+        note += rf", chi2 ${chi2_per_kl:g}\,\delta$"
     return smallest_bound(profile, keys, T, kl_seq, note, possible)
 
 

@@ -60,8 +60,8 @@ def data(
         tv_seq=np.minimum(tv_seq, np.minimum(1.0, T * tv_max[:, None])),
     )
     note = (
-        rf"$\epsilon = {tv_per_root_kl:g}\sqrt{{\delta}}$, "
-        rf"$D \leq$ {number(kl_seq)}, $V \leq$ {number(tv_seq)}"
+        rf"token TV ${tv_per_root_kl:g}\sqrt{{\delta}}$, sequence KL $\leq$ {number(kl_seq)},"
+        "\n" + rf"sequence TV $\leq$ {number(tv_seq)}"
     )
     return smallest_bound(profile, BOUNDS, T, kl_max, note)
 

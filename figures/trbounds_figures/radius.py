@@ -116,7 +116,8 @@ def draw(data: RadiusData, ax: Axes) -> None:
     ax.set_xlabel("horizon $T$ (tokens)")
     ax.set_ylabel(r"certifiable token KL $\delta$ (nats)")
     ax.set_title(
-        rf"$D = T\delta$, $\kappa = {data.chi2_per_kl:g}\,\delta$; dashed: trbounds", loc="left"
+        rf"sequence KL $T\delta$, chi2 ${data.chi2_per_kl:g}\,\delta$; dashed: trbounds",
+        loc="left",
     )
     for heading, keys, x, y, align in (
         ("never:", data.never, 0.03, 0.02, "bottom"),

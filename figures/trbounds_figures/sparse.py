@@ -110,8 +110,8 @@ def draw(data: SparseData, ax: Axes) -> None:
     largest = max(data.mixed.max(), data.pinsker_marginal.max())
     ax.set_ylim(float(np.nanmin(above_zero)), 60 * float(max(largest, 1.0)))
     ax.set_xlabel("share of positions where the policies differ")
-    ax.set_ylabel(r"bound on $|\mathrm{Error}|$")
-    ax.set_title(f"$T$ = {data.T:,}, $\\delta$ = {number(data.kl_max)}", loc="left")
+    ax.set_ylabel(r"bound on $|\mathrm{Error}|$ (reward units)")
+    ax.set_title(f"$T$ = {data.T:,}, token KL there {number(data.kl_max)}", loc="left")
     shade_vacuous(ax, 1.0)
     ax.annotate(
         "band: these positions\nall late to all early",
