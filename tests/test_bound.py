@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,43 @@ def test_a_value_that_uses_an_estimate_is_plug_in() -> None:
     assert not unified.assess(DivergenceProfile(**given)).plug_in
     used = DivergenceProfile(**given, tv_mean=[1e-3] * 3, provenance={"tv_mean": ESTIMATED})
     assert unified.assess(used).plug_in
+
+
+def test_large_batches_take_into_account_what_is_only_used_if_known() -> None:
+    def formula(p: DivergenceProfile) -> Any:
+        return p.T * p.tv_max if p.log_ratio_max is None else p.log_ratio_max + 0 * p.tv_max
+
+    bound = replace(get_bound("linear"), uses=("log_ratio_max",), formula=formula, relaxed=None)
+    tv = np.full((40_000, 2), 0.5)
+    np.testing.assert_array_equal(bound.evaluate(DivergenceProfile(T=8, tv_max=tv)), 4.0)
+    known = DivergenceProfile(T=8, tv_max=tv, log_ratio_max=0.25)
+    np.testing.assert_array_equal(bound.evaluate(known), 0.25)
+
+
+def test_an_assessment_halves_what_centring_halves_and_compares_strictly() -> None:
+    linear, coupling = get_bound("linear"), get_bound("coupling_sharp")
+    profile = DivergenceProfile(T=1, tv_max=0.25, reward_range=(0, 2))
+    found = linear.assess(profile)
+    assert (found.value, found.centred_value, found.informative) == (2.0, 1.0, False)
+    small = linear.assess(DivergenceProfile(T=1, tv_max=0.2))
+    assert (small.informative, small.relaxed_value) == (True, None)
+    ours = coupling.assess(DivergenceProfile(T=3, tv_max=0.1))
+    assert ours.centred_value == ours.value
+    mixed = get_bound("mixed").assess(
+        DivergenceProfile(T=4, kl_max=1e-4, kl_seq=1e-4, reward_range=(0, 2))
+    )
+    assert mixed.relaxed_value == pytest.approx(mixed.value, rel=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+@pytest.mark.parametrize("key", all_bounds())
+def test_empty_batches_give_empty_values(key: str, shape: tuple[int, ...]) -> None:
+    fields = {name: np.empty(shape) for name in FIELDS if name not in POSITION_FIELDS}
+    fields |= {name: np.empty((*shape, 4)) for name in POSITION_FIELDS}
+    value = get_bound(key).assess(DivergenceProfile(T=4, **fields)).value
+    assert value.shape == shape
+    few = DivergenceProfile(T=4, kl_max=np.empty(shape)).complete()
+    assert few.tv_max.shape == shape
 
 
 @pytest.mark.parametrize("key", all_bounds())

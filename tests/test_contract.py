@@ -279,37 +279,35 @@ def test_scalars_in_scalar_out_and_read_only_arrays(bound: Bound) -> None:
 
 
 @each_bound
-def test_grid_equals_points(bound: Bound) -> None:
-    """Large batches are evaluated in blocks; that must not show."""
-    T = np.array([1.0, 2.0, 77.0, 4096.0])[:, None]
-    values = np.geomspace(1e-6, 0.9, 5000)[None, :]
-    grid = DivergenceProfile(
-        T=T,
-        kl_max=values,
-        chi2_max=2 * values,
-        kl_seq=np.array(0.3),
-        chi2_stop_budget=0.1,
-        chi2_stop_prob=0.01,
-        chi2_stop_tail=0.02,
-        residual_square=values,
-    )
-    if bound.missing(grid.complete()):
+@pytest.mark.parametrize("conversion", ["pinsker", "sharp"])
+def test_grid_equals_points(
+    bound: Bound, conversion: Conversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large batches are evaluated in blocks, here of two rows; that must not show."""
+    monkeypatch.setattr("trbounds.bound._BLOCK", 14)
+    options = {"conversion": conversion, "reward_range": (-1.0, 3.0)}
+    values = np.geomspace(1e-6, 0.9, 7)
+    grid = {
+        "T": np.array([1.0, 2.0, 77.0, 4096.0])[:, None],
+        "kl_max": values,
+        "chi2_max": 2 * values[None, :],
+        "kl_seq": np.array(0.3),
+        "chi2_stop_budget": 0.1,
+        "chi2_stop_prob": 0.01,
+        "chi2_stop_tail": 0.02,
+        "residual_square": values,
+        "reward_var": np.array([0.1, 0.2, 0.3, 4.0])[:, None],
+    }
+    profile = DivergenceProfile(**grid, **options)
+    if bound.missing(profile.complete()):
         with pytest.raises(InputError, match="needs"):
-            bound.evaluate(grid)
+            bound.evaluate(profile)
         return
-    whole = np.broadcast_to(bound.evaluate(grid), (4, 5000))
-    for i, j in ((0, 0), (1, 4999), (2, 2500), (3, 17)):
-        point = DivergenceProfile(
-            T=T[i, 0],
-            kl_max=values[0, j],
-            chi2_max=2 * values[0, j],
-            kl_seq=0.3,
-            chi2_stop_budget=0.1,
-            chi2_stop_prob=0.01,
-            chi2_stop_tail=0.02,
-            residual_square=values[0, j],
-        )
-        assert whole[i, j] == pytest.approx(bound.evaluate(point), rel=1e-14)
+    whole = np.broadcast_to(bound.evaluate(profile), (4, 7))
+    full = {name: np.broadcast_to(value, (4, 7)) for name, value in grid.items()}
+    for place in np.ndindex(4, 7):
+        point = DivergenceProfile(**{n: float(v[place]) for n, v in full.items()}, **options)
+        assert whole[place] == pytest.approx(bound.evaluate(point), rel=1e-14)
 
 
 @each_bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -201,7 +202,7 @@ class Bound(Theorem):
                 f"{', '.join(('T', *known.known))}"
             )
         with np.errstate(over="ignore"):  # a bound beyond float64 is infinite
-            value = _in_blocks(known, self.requires, formula) * known.reward_width
+            value = _in_blocks(known, (*self.requires, *self.uses), formula) * known.reward_width
         return _as_result(value, known)
 
 
@@ -213,24 +214,24 @@ def _as_result(value: Any, profile: DivergenceProfile) -> Any:
 
 def _in_blocks(
     profile: DivergenceProfile,
-    requires: tuple[str, ...],
+    fields: tuple[str, ...],
     formula: Callable[[DivergenceProfile], Any],
 ) -> Any:
     """Evaluate a large numpy batch a few rows at a time, so that temporaries stay in cache."""
     xp = profile.xp
-    arrays = [profile.T, *(getattr(profile, name) for name in requires)]
-    by_position = any(getattr(profile, name) is not None for name in POSITION_FIELDS)
-    if not is_numpy(xp) or by_position or not any(a.ndim > 1 for a in arrays):
+    known = {"T": profile.T} | {n: getattr(profile, n) for n in fields if n in profile.known}
+    if not is_numpy(xp) or any(name in POSITION_FIELDS for name in known):
         return formula(profile)
-    whole = xp.broadcast_arrays(*arrays)
-    shape = whole[0].shape
-    rows = max(1, _BLOCK // max(1, whole[0][0].size)) if shape[0] else 1
+    shape = np.broadcast_shapes(*(array.shape for array in known.values()))
+    if len(shape) < 2 or 0 in shape:
+        return formula(profile)
+    rows = max(1, _BLOCK // math.prod(shape[1:]))
     out = xp.empty(shape, dtype=xp.float64)
     for start in range(0, shape[0], rows):
         part = slice(start, start + rows)
         cut = {
             name: a[part] if a.ndim == len(shape) and a.shape[0] > 1 else a
-            for name, a in zip(("T", *requires), arrays, strict=True)
+            for name, a in known.items()
         }
         block = DivergenceProfile(
             **cut, reward_range=profile.reward_range, conversion=profile.conversion

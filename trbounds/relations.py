@@ -237,6 +237,7 @@ def derive_missing(
         for other in candidates[1:]:
             best = xp.minimum(best, other)
         chosen = [r for r, c in zip(usable, candidates, strict=True) if bool(xp.any(c == best))]
+        chosen = chosen or usable  # an empty batch has no smallest value
         known[target] = best
         new[target] = Provenance(
             "derived",
