@@ -1,4 +1,4 @@
-"""Means over tokens with standard errors that treat the sequence as the unit."""
+"""Means over tokens with standard errors that treat the sequence, or the prompt, as the unit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ClusteredEstimate", "ClusteredRatio", "RunningMean"]
+__all__ = ["ClusteredEstimate", "ClusteredRatio", "PooledRatio", "RunningMean"]
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +22,8 @@ class ClusteredEstimate:
     value : float
         The estimate; NaN without data.
     standard_error : float
-        With sequences taken as independent; NaN with fewer than two.
+        With clusters taken as independent, sequences unless said otherwise; NaN with fewer than
+        two.
     """
 
     value: float
@@ -156,4 +157,67 @@ class ClusteredRatio:
         ratio, groups = self.value[some], self.sequences[some]
         spread = np.maximum(aa[some] - 2.0 * ratio * ab[some] + ratio**2 * bb[some], 0.0)
         out[some] = np.sqrt(spread * groups / (groups - 1.0)) / np.abs(b[some])
+        return out
+
+
+class PooledRatio:
+    """The same, for clusters whose tokens come in several parts, as those of a prompt do.
+
+    Clusters share a fixed number of pools, so that memory does not grow with them; each pool is
+    then one cluster. Accumulates and merges.
+
+    Parameters
+    ----------
+    n_bins : int
+        Number of bins.
+    """
+
+    pools = 500
+    """Most clusters that are told apart."""
+
+    def __init__(self, n_bins: int) -> None:
+        self.n_bins = n_bins
+        # By pool and bin: sums of A and B, and whether there is a token.
+        self._sums = np.zeros((2, self.pools, n_bins))
+        self._seen = np.zeros((self.pools, n_bins), dtype=np.bool_)
+
+    def add(
+        self,
+        cluster: NDArray[np.int64],
+        bins: NDArray[np.int64],
+        numerator: Floats,
+        denominator: Floats,
+    ) -> None:
+        """Add tokens.
+
+        Parameters
+        ----------
+        cluster : ndarray of int64, shape (tokens,)
+            Number of each token's cluster, the same in every part.
+        bins : ndarray of int64, shape (tokens,)
+            Bin of each token.
+        numerator, denominator : ndarray, shape (tokens,)
+            What is summed.
+        """
+        cells = cluster % self.pools * self.n_bins + bins
+        self._seen.reshape(-1)[cells] = True
+        for sums, values in zip(self._sums, (numerator, denominator), strict=True):
+            total = np.bincount(cells, weights=values, minlength=sums.size)
+            sums += total.reshape(sums.shape)
+
+    def absorb(self, other: PooledRatio) -> None:
+        """Add the sums of another in place."""
+        self._sums = self._sums + other._sums
+        self._seen = self._seen | other._seen
+
+    @property
+    def standard_error(self) -> Floats:
+        """Standard error of the ratio in each bin; NaN with fewer than two pools."""
+        above, below = self._sums
+        total, pools = below.sum(axis=0), self._seen.sum(axis=0)
+        out = np.full(self.n_bins, np.nan)
+        some = (pools > 1) & (total != 0.0)
+        a, b, count = above[:, some], below[:, some], pools[some]
+        spread = np.square(a - b * (a.sum(axis=0) / total[some])).sum(axis=0)
+        out[some] = np.sqrt(spread * count / (count - 1.0)) / np.abs(total[some])
         return out

@@ -129,7 +129,7 @@ def measure(
             sup = _measured(*known[name])
         else:
             estimate = estimate_error(summary).sup_error
-            sup = _measured(estimate.value, estimate.standard_error)
+            sup = _measured(estimate.value, estimate.error)
         bounds = {
             key: _measured(evaluated[key].value, evaluated[key].standard_error)
             for key in BOUNDS

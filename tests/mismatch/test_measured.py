@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -312,3 +313,23 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     found = summarize_traces(tmp_path / "bad.jsonl", on_error="skip", on_skip=skipped.append)
     assert found.n_tokens == 0
     assert len(skipped) == 1
+
+
+def test_standard_errors_allow_for_prompts() -> None:
+    """Sequences of one prompt that are the same tell no more than one of them."""
+    batch = random_batch(np.random.default_rng(9), 40)
+    once = MismatchSummary.of(replace(batch, prompt_id=np.arange(40)))
+    copies = [
+        MismatchSummary.of(replace(batch, prompt_id=np.arange(40), first_record=40 * i))
+        for i in range(8)
+    ]
+    often = copies[0]
+    for copy in copies[1:]:
+        often = often.merge(copy)
+    pairs = [(once.noise_variance, often.noise_variance)]
+    for one, eight in zip(once.bins(), often.bins(), strict=True):
+        if one.sequences > 1:
+            pairs += [(one.bias, eight.bias), (one.abs_mismatch, eight.abs_mismatch)]
+    for one, eight in pairs:
+        assert eight.value == pytest.approx(one.value, rel=1e-12)
+        assert eight.standard_error == pytest.approx(one.standard_error, rel=1e-9)

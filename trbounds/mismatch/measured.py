@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, asarray_float64, is_numpy
-from trbounds.clusters import ClusteredEstimate, ClusteredRatio
+from trbounds.clusters import ClusteredEstimate, ClusteredRatio, PooledRatio
 from trbounds.errors import InputError
 from trbounds.mismatch.law import MismatchCase
 from trbounds.mismatch.logspace import half_log_odds_difference, log1mexp
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.extremes import Extreme
 from trbounds.traces.histogram import Histogram
+from trbounds.traces.sequence_table import NO_GROUP, SequenceTable
 from trbounds.traces.token_terms import k3_of
 
 __all__ = ["MismatchBin", "MismatchSummary", "smallest_logit_error"]
@@ -97,6 +98,7 @@ class MismatchBin:
         Mean of 1 - p, against which the mismatch is to be held.
     bias : ClusteredEstimate
         Mean of ``log mu - log pi`` over the sampled tokens.
+        Standard errors are the larger of those by sequence and by prompt.
     predicted_low, predicted_high : float
         What the law ``selection_bias`` predicts with the noise variance of the summary. An
         interval because a trace does not tell ``sum_k p_k^2``; the two agree where it was given.
@@ -155,6 +157,8 @@ class MismatchSummary:
         self.worst: list[Extreme] = []
         self._abs, self._bias = ClusteredRatio(_N_BINS), ClusteredRatio(_N_BINS)
         self._noise = ClusteredRatio(1)
+        # By prompt, for standard errors: of the two in each bin, and of the noise.
+        self._prompts = PooledRatio(_N_BINS), PooledRatio(_N_BINS), PooledRatio(1)
         # Per bin: tokens, and sums of 1 - p and of the two ends of the predicted bias over s^2.
         self._tokens: NDArray[np.int64] = np.zeros(_N_BINS, dtype=np.int64)
         self._sums = np.zeros((3, _N_BINS))
@@ -213,12 +217,20 @@ class MismatchSummary:
         self._keep_worst(_largest(batch, np.where(finite, needed, -1.0)))
 
         ones = np.ones_like(mismatch)
-        self._abs.add(sequence, bins, np.abs(mismatch), ones)
-        self._bias.add(sequence, bins, mismatch, ones)
         kl = k3_of(-mismatch, np.expm1(-mismatch)) if batch.kl is None else batch.kl
         # E kl = s^2 (1 - sum p_k^2)/2, and p of a sampled token has mean sum p_k^2.
         spread = rest if squares is None else 1.0 - squares
-        self._noise.add(sequence, np.zeros_like(bins), 2.0 * kl, spread)
+        prompt = _prompts(batch)[sequence]
+        for by_sequence, by_prompt, where, above, below in zip(
+            (self._abs, self._bias, self._noise),
+            self._prompts,
+            (bins, bins, np.zeros_like(bins)),
+            (np.abs(mismatch), mismatch, 2.0 * kl),
+            (ones, ones, spread),
+            strict=True,
+        ):
+            by_sequence.add(sequence, where, above, below)
+            by_prompt.add(prompt, where, above, below)
         low, high = _shape_of_bias(p, rest, squares)
         for row, values in enumerate((rest, low, high)):
             self._sums[row] += np.bincount(bins, weights=values, minlength=_N_BINS)
@@ -256,6 +268,8 @@ class MismatchSummary:
             out._abs.absorb(part._abs)
             out._bias.absorb(part._bias)
             out._noise.absorb(part._noise)
+            for mine, theirs in zip(out._prompts, part._prompts, strict=True):
+                mine.absorb(theirs)
             out._tokens = out._tokens + part._tokens
             out._sums = out._sums + part._sums
             out._maxima = np.maximum(out._maxima, part._maxima)
@@ -280,7 +294,8 @@ class MismatchSummary:
         ``2 sum kl / sum (1 - sum_k p_k^2)``, with k3 for kl where it is not logged, and the
         probability of the sampled token for ``sum_k p_k^2`` where that was not given.
         """
-        return ClusteredEstimate(float(self._noise.value[0]), float(self._noise.standard_error[0]))
+        error = np.fmax(self._noise.standard_error, self._prompts[2].standard_error)
+        return ClusteredEstimate(float(self._noise.value[0]), float(error[0]))
 
     def bins(self) -> list[MismatchBin]:
         """Statistics by probability under the training policy, from unlikely to likely.
@@ -290,8 +305,11 @@ class MismatchSummary:
         """
         odds = np.concatenate([[0.0], 10.0 ** (_edges()), [np.inf]])
         variance = self.noise_variance.value
-        columns = self._abs.value, self._abs.standard_error, self._bias.value
-        bias_error = self._bias.standard_error
+        columns = self._abs.value, self._bias.value
+        errors = [
+            np.fmax(by_sequence.standard_error, by_prompt.standard_error)
+            for by_sequence, by_prompt in zip((self._abs, self._bias), self._prompts, strict=False)
+        ]
         return [
             MismatchBin(
                 p_low=float(_probability(odds[i])),
@@ -300,11 +318,11 @@ class MismatchSummary:
                 rest_high=float(1.0 / (1.0 + odds[i])),
                 tokens=int(self._tokens[i]),
                 sequences=int(self._bias.sequences[i]),
-                abs_mismatch=ClusteredEstimate(float(columns[0][i]), float(columns[1][i])),
+                abs_mismatch=ClusteredEstimate(float(columns[0][i]), float(errors[0][i])),
                 abs_mismatch_max=float(self._maxima[0, i]),
                 logit_error_max=float(self._maxima[1, i]),
                 one_minus_p=float(self._sums[0, i] / self._tokens[i]),
-                bias=ClusteredEstimate(float(columns[2][i]), float(bias_error[i])),
+                bias=ClusteredEstimate(float(columns[1][i]), float(errors[1][i])),
                 predicted_low=float(variance * self._sums[1, i] / self._tokens[i]),
                 predicted_high=float(variance * self._sums[2, i] / self._tokens[i]),
             )
@@ -321,6 +339,12 @@ def _checked_squares(squares: Floats | None, batch: TraceBatch) -> Floats | None
             f"expected {batch.n_tokens} numbers in (0, 1], one per token", field="square_sums"
         )
     return values if batch.mask is None else values[batch.mask]
+
+
+def _prompts(batch: TraceBatch) -> NDArray[np.int64]:
+    """Number of each sequence's prompt; where none is logged, that of its record."""
+    group = SequenceTable.from_statistics(batch, {})["group"]
+    return np.asarray(np.where(group == NO_GROUP, batch.record_numbers, group), dtype=np.int64)
 
 
 def _edges() -> Floats:
