@@ -212,7 +212,10 @@ def sum_tv_from_kl(profile: DivergenceProfile, n: Any, kl: Any) -> Any:
     direct = 64
     total = xp.zeros_like(kl)
     for k in range(1, direct):
-        total = total + xp.where(n > k, term(k), 0.0)
+        beyond = n > k
+        if not bool(xp.any(beyond)):
+            return total
+        total = total + xp.where(beyond, term(k), 0.0)
     first = xp.full_like(n, direct - 0.5)
     last = xp.maximum(n, xp.full_like(n, direct + 1.0)) - 0.5
     span = xp.log(last / first)
