@@ -134,9 +134,11 @@ def pooling_note(summary: TraceSummary) -> list[str]:
     divergence = series.sequence_kl[0]
     if series.step.size < 2:
         return []
+    pooled = f"pooled over {series.step.size} training steps, as if they were one"
     low, high = divergence.argmin(), divergence.argmax()
+    if low == high:
+        return [pooled]
     return [
-        f"pooled over {series.step.size} training steps, as if they were one: D is "
-        f"{divergence[low]:.3g} nats at step {series.step[low]} and {divergence[high]:.3g} at step "
-        f"{series.step[high]} (estimated); see trbounds steps"
+        f"{pooled}: D is {divergence[low]:.3g} nats at step {series.step[low]} and "
+        f"{divergence[high]:.3g} at step {series.step[high]} (estimated); see trbounds steps"
     ]

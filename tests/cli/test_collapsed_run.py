@@ -141,6 +141,17 @@ def test_what_is_pooled_over_steps_says_so(run, logs):
     assert "pooled" not in run("verify", example_path())[1]
 
 
+def test_steps_that_are_all_alike_are_pooled_without_a_range(run, tmp_path):
+    path = tmp_path / "alike.jsonl"
+    rows = [
+        {"rollout_logprobs": [-1.0], "train_logprobs": [-1.5], "reward": 0.5, "step": step}
+        for step in (1, 2, 1, 2)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = run("bound", "--trace", str(path))[1]
+    assert "pooled over 2 training steps, as if they were one\n" in out
+
+
 def test_framework_options_lead_to_this_command(run, logs):
     code, _, err = run("metrics", logs, "--by-step")
     assert code == 2

@@ -213,6 +213,8 @@ def test_figures(trbounds: Run, tmp_path: Path) -> None:
 
 def test_table_and_check(trbounds: Run) -> None:
     assert "1677" in trbounds("table", "--paper", "trm-v2").out
+    without = trbounds("table", "--paper", "dvp").out
+    assert without == "dvp prints no number; its claims: trbounds check --paper dvp\n"
     outcome = trbounds("check", "--paper", "trm-v2", "--json")
     assert outcome.code == 0
     document = json.loads(outcome.out)

@@ -49,6 +49,8 @@ def command(
         )
         return
     for key, found in chosen.items():
+        if not found:
+            typer.echo(f"{key} prints no number; its claims: trbounds check --paper {key}")
         for table in found:
             print_table(
                 f"{key}: {table.title}",
