@@ -200,7 +200,10 @@ def _trace_notes(found: TraceBounds, estimates: ErrorEstimates) -> list[str]:
                 f"{title} = {number(estimate.value)}, s.e. {number(estimate.standard_error)} by "
                 f"sequence, {number(estimate.jackknife_error)} by prompt (jackknife)"
             )
-    notes.append("(L' - B)/s.e.: how far the surrogate is above the bound; above 0 is improvement")
+    notes.append(
+        "(L' - B)/s.e.: how far the surrogate is above the bound, in standard errors; 2 or more is "
+        "improvement (plug-in), between 0 and 2 may be chance"
+    )
     weights = estimates.weights
     notes.append(
         f"effective sample size {weights.effective_sample_size:.0f} "
