@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sympy as sp
 
@@ -72,6 +74,19 @@ def test_a_false_lemma_fails_where_it_is_used() -> None:
     outcomes = derivation.check()
     assert not outcomes[0].ok
     assert "0 of 1 steps hold" in outcomes[0].detail
+
+
+def test_a_lemma_without_steps_is_not_proved() -> None:
+    assert not Lemma("empty", "nothing", x, "==", x, list).certificate().ok
+
+
+def test_a_document_holds_only_if_its_lemmas_do() -> None:
+    """Also where a step that rests on a lemma does not check it."""
+    careless = Step(sp.Le(x, x / 2), "a lemma", reference("nowhere"), false_lemma())
+    bound = replace(all_bounds()["linear"], derive=lambda: Derivation("careless", (careless,)))
+    document = as_document(bound)
+    assert [step["ok"] for step in document["steps"]] == [True]
+    assert not document["holds"]
 
 
 def test_a_lemma_must_occur() -> None:

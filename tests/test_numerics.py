@@ -66,6 +66,17 @@ def test_root_power_excess(x: float, n: int) -> None:
         assert value == pytest.approx(float(expected), rel=1e-12, abs=1e-307)
 
 
+def test_values_close_to_the_largest_float_are_finite() -> None:
+    for power, n in ((700.0, 5), (705.0, 4096)):
+        x = float(np.expm1(power / n))
+        assert float(power_excess(x, n)) == pytest.approx(float(exact_excess(x, n)), rel=1e-12)
+    x = np.expm1(np.array([300.0, 200.0, 140.0, 1e-3]))
+    with mpmath.workdps(900):
+        product = mpmath.fprod(1 + mpmath.mpf(v) for v in x)
+        expected = mpmath.sqrt(product - 1 - mpmath.fsum(map(mpmath.mpf, x)))
+    assert float(root_product_excess(x)) == pytest.approx(float(expected), rel=1e-10)
+
+
 def test_powers_of_two_and_less_are_exact() -> None:
     x = np.array([0.25, 2**-30, 0.125])
     np.testing.assert_array_equal(power_excess(x, 2.0), x**2)

@@ -58,6 +58,7 @@ def test_text_can_be_read_back(seed: int) -> None:
         (sp.Sum(gain_spread[t] * shift[t], (t, 1, T)), "sum_{t=1..T} TV(d_t) osc(g_t)"),
         (sp.Sum(SYMBOLS["kl_mean"][s], (s, 1, t - 1)) / 2, "(sum_{s=1..t-1} k_s)/2"),
         (sp.Symbol("1 - x") ** 2, "(1 - x)^2"),
+        (sp.Symbol("E_mu[(rho - 1)^2]") ** 2, "E_mu[(rho - 1)^2]^2"),
         (sp.Symbol("K-D") * a, "(K-D) a"),
         (sp.Symbol("|W - 1|") * a, "|W - 1| a"),
         (sp.Le(a, b + 1, evaluate=False), "a <= b + 1"),

@@ -144,7 +144,7 @@ def phi_inverse(y: Any, *, xp: ModuleType | None = None) -> Any:
     y = asarray_float64(y, xp=xp)
     # phi(x) >= x^2 / (2 (1 + x)) gives the upper bound y + sqrt(y^2 + 2y).
     x = y + xp.sqrt(y) * xp.sqrt(y + 2)
-    for _ in range(6):
+    for _ in range(4):  # after three steps the relative error is below 1e-10
         slope = x / (1 + x)
         x = x - (phi(x, xp=xp) - y) / xp.where(slope > 0, slope, xp.ones_like(slope))
     return x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import mpmath
@@ -16,6 +17,7 @@ from trbounds.oracle import (
     PROFILE_FIELDS,
     TabularPair,
     exact,
+    profile_of,
     random_pair,
     random_rational_pair,
     stopped_path_fields,
@@ -421,6 +423,15 @@ def test_profile_fields_hold_every_name():
         assert fields[name].shape == (3,)
     scalars = set(fields) - {"T", "reward_range", "tv_mean", "kl_mean", "chi2_mean"}
     assert all(type(fields[name]) is float for name in scalars - {"chi2_position_max"})
+
+
+def test_the_profile_of_a_pair_has_its_reward_range():
+    rng = np.random.default_rng(3)
+    pair = random_pair(rng, 2, 2)
+    wide = replace(pair, reward=4 * pair.reward - 1, reward_range=(-1.0, 3.0))
+    unit, profile = profile_of(exact(pair)), profile_of(exact(wide))
+    assert profile.reward_range == (-1.0, 3.0)
+    assert float(profile.reward_var) == pytest.approx(16 * float(unit.reward_var))
 
 
 def test_reward_shift_changes_nothing_but_the_objective():
