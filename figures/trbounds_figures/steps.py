@@ -24,6 +24,9 @@ SIZE = (3.5, 3.6)
 
 _RECORDED = Path(__file__).with_name("steps.json")
 _GAP = 0.05
+_MANY = 200
+"""Steps above which single ones are faint dots, and a line shows means of so many stretches:"""
+_STRETCHES = 80
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,9 @@ def draw(data: StepsData, ax: Axes) -> None:
     ax.set_frame_on(False)
     ax.set(xticks=[], yticks=[])
     changed = any(panel.change is not None for panel in data.panels)
-    ax.set_title(
-        "Bars: standard error" + "; dashed: clearest change of level" * changed, loc="left"
-    )
+    many = len(data.step) > _MANY
+    shown = f"Line: means of {_STRETCHES} stretches" if many else "Bars: standard error"
+    ax.set_title(shown + "; dashed: clearest change of level" * changed, loc="left")
     ax.set_xlabel("training step", labelpad=14)
     height = 1 / len(data.panels)
     for i, (panel, colour) in enumerate(zip(data.panels, (BLUE, GREEN, BLACK), strict=False)):
@@ -165,8 +168,13 @@ def _draw_panel(
         ax.set_yscale("log")
         # A bar that reaches zero ends a decade below its point.
         low = np.maximum(low, values / 10)
-    ax.vlines(step, low, values + errors, color=colour, linewidth=0.8, alpha=0.6)
-    ax.plot(step, values, color=colour, linewidth=0.9, marker=".", markersize=3)
+    if len(step) > _MANY:
+        ax.plot(step, values, ".", color=colour, markersize=1.2, alpha=0.25, rasterized=True)
+        stretches = [np.array_split(part, _STRETCHES) for part in (np.array(step), values)]
+        ax.plot(*([part.mean() for part in several] for several in stretches), color=colour)
+    else:
+        ax.vlines(step, low, values + errors, color=colour, linewidth=0.8, alpha=0.6)
+        ax.plot(step, values, color=colour, linewidth=0.9, marker=".", markersize=3)
     if panel.change is not None:
         ax.axvline(panel.change, color=VERMILION, linestyle="--", linewidth=0.9)
     margin = max(0.5, 0.02 * (step[-1] - step[0]))

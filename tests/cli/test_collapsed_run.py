@@ -141,6 +141,24 @@ def test_what_is_pooled_over_steps_says_so(run, logs):
     assert "pooled" not in run("verify", example_path())[1]
 
 
+def test_a_gradual_drift_is_shown_by_its_ends(run, tmp_path):
+    path = tmp_path / "gradual.jsonl"
+    rows = [
+        {"rollout_logprobs": [-4.0], "train_logprobs": [-4.0 + 0.1 * 1.1**step], "step": step}
+        for step in range(20)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = " ".join(run("steps", str(path))[1].split())
+    ends = [
+        np.mean([math.expm1(x) - x for x in 0.1 * 1.1 ** np.array(s)]) for s in ([0, 1], [18, 19])
+    ]
+    assert (
+        "D: no clear change of level; mean of the first tenth of the steps "
+        f"{ends[0]:.4g}, of the last {ends[1]:.4g}"
+    ) in out
+    assert "reward:" not in out
+
+
 def test_steps_that_are_all_alike_are_pooled_without_a_range(run, tmp_path):
     path = tmp_path / "alike.jsonl"
     rows = [

@@ -74,3 +74,18 @@ def test_one_step_and_no_divergence_are_drawn() -> None:
     alike = StepsData((0, 1), (Panel("D", (0.0, 0.0), (0.0, 0.0), None),))
     (ax,) = render("steps", alike).axes
     assert ax.child_axes[0].get_yscale() == "linear"
+
+
+def test_many_steps_are_drawn_as_means_of_stretches() -> None:
+    steps = tuple(range(1000))
+    panels = tuple(
+        Panel(label, tuple(0.5 + step / 2000 for step in steps), (), None) for label in "Ds"
+    )
+    (ax,) = render("steps", StepsData(steps, panels)).axes
+    assert "means of 80 stretches" in ax.get_title(loc="left")
+    for panel in ax.child_axes:
+        dots, line = panel.lines
+        assert len(dots.get_xdata()) == 1000
+        x, y = line.get_xdata(), line.get_ydata()
+        assert len(x) == 80
+        np.testing.assert_allclose(y, 0.5 + np.asarray(x) / 2000)

@@ -133,6 +133,20 @@ def test_where_there_is_no_change_to_speak_of(values):
     assert largest_change(np.arange(len(values)), np.array(values)) is None
 
 
+def test_a_trend_is_no_change_of_level():
+    random = np.random.default_rng(4)
+    steps = np.arange(50)
+    trend = 0.1 * steps + random.normal(0, 0.2, 50)
+    assert largest_change(steps, trend) is None
+    # Steps that are missing count: in time this is a line, by its entries a bend.
+    uneven = np.concatenate([np.arange(25), np.arange(100, 1100, 40)])
+    assert largest_change(uneven, 0.01 * uneven + random.normal(0, 0.05, 50)) is None
+    flat_then_down = np.concatenate([np.zeros(40), -0.3 * np.arange(1, 11)])
+    change = largest_change(steps, flat_then_down + random.normal(0, 0.05, 50))
+    assert change is not None
+    assert 41 <= change.step <= 46
+
+
 def test_changes_of_a_run_leave_out_sequences_without_a_step():
     n = 24
     drift = [[0.01 if i < 15 else 0.5] * 4 for i in range(n)]

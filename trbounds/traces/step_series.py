@@ -185,13 +185,14 @@ def largest_change(step: NDArray[np.int32], values: Floats) -> LevelChange | Non
     Returns
     -------
     LevelChange or None
-        None for fewer than :data:`FEWEST_STEPS` values, if one is not finite, or if the means
-        differ by less than :data:`CLEAR_CHANGE` standard errors.
+        None for fewer than :data:`FEWEST_STEPS` values, if one is not finite, if the means differ
+        by less than :data:`CLEAR_CHANGE` standard errors, or if a straight line fits better: then
+        it is a trend.
 
     Notes
     -----
-    Least squares. It describes: a steady trend has its cut near its middle, and of several
-    changes the one that explains most is found.
+    Least squares. Of several changes it is the one that explains most, and a gradual one has its
+    cut near its middle.
     """
     n = values.size
     if n < FEWEST_STEPS or not np.isfinite(values).all():
@@ -203,9 +204,16 @@ def largest_change(step: NDArray[np.int32], values: Floats) -> LevelChange | Non
     first = int(np.argmax(between)) + 1
     before, after = float(values[:first].mean()), float(values[first:].mean())
     within = float(np.sum((values[:first] - before) ** 2) + np.sum((values[first:] - after) ** 2))
+    if _variation_about_a_line(step, centred) <= within:
+        return None
     error = math.sqrt(within / (n - 2) * n / (first * (n - first)))
     rounding = 1e-12 * float(np.abs(values).max())
     if abs(after - before) <= max(CLEAR_CHANGE * error, rounding):
         return None
     z = (after - before) / error if error > 0 else math.copysign(math.inf, after - before)
     return LevelChange(int(step[first]), before, after, z)
+
+
+def _variation_about_a_line(step: NDArray[np.int32], centred: Floats) -> float:
+    along = step - step.mean()
+    return float(centred @ centred - (along @ centred) ** 2 / (along @ along))

@@ -134,18 +134,24 @@ def _notes(series: StepSeries, summary: TraceSummary) -> list[str]:
         "nothing is cut off; effective: share of the sample that its weights leave; |log rho|: "
         "the largest of a sampled token (nats)"
     ]
+    known = series.step >= 0
     changes = series.changes()
-    for name, title, means in (
-        ("kl_seq", "D", "geometric means"),
-        ("reward", "reward", "means"),
-    ):
-        if name in changes:
-            notes.append(f"{title}: {_change(changes[name], series)} ({means})")
-    if not changes and series.step.size >= FEWEST_STEPS:
-        notes.append("no clear change of level of D or of the reward over the steps")
+    if known.sum() >= FEWEST_STEPS:
+        for name, title, means, values in (
+            ("kl_seq", "D", "geometric means", series.sequence_kl[0][known]),
+            ("reward", "reward", "means", series.reward_mean[known]),
+        ):
+            if name in changes:
+                notes.append(f"{title}: {_change(changes[name], series)} ({means})")
+            elif not isnan(values.sum()):
+                tenth = values.size // 10
+                notes.append(
+                    f"{title}: no clear change of level; mean of the first tenth of the steps "
+                    f"{values[:tenth].mean():.4g}, of the last {values[-tenth:].mean():.4g}"
+                )
     low, high = summary.reward_range
     divergence = series.sequence_kl[0]
-    vacuous = series.step[(series.step >= 0) & (divergence >= 1)]
+    vacuous = series.step[known & (divergence >= 1)]
     if vacuous.size:
         notes.append(
             f"|Error| <= D times {number(high - low)} says nothing at {vacuous.size} steps "
