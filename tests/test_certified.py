@@ -17,14 +17,15 @@ from flint import arb
 
 from trbounds.bound import Bound
 from trbounds.bounds import all_bounds, get_bound
-from trbounds.certified import enclose, enclose_values
-from trbounds.certified.check import certify_pair
-from trbounds.certified.derived import BALL_RELATIONS
+from trbounds.certified import Enclosure, enclose, enclose_values
+from trbounds.certified.check import Comparison, certify_pair
+from trbounds.certified.derived import BALL_RELATIONS, Situation
 from trbounds.certified.expressions import Reader
 from trbounds.certified.functions import Monotone
 from trbounds.certified.infimum import infimum
 from trbounds.certified.intervals import FUNCTIONS, Interval, apply, ends, exponential, power
 from trbounds.certified.sharp import sharp_tv
+from trbounds.certified.sums import long_sum
 from trbounds.divergences import tv_from_kl_sharp
 from trbounds.errors import InputError
 from trbounds.oracle import KINDS, random_rational_pair, two_valued_ratio
@@ -117,6 +118,32 @@ def test_derived_fields_are_derived_in_ball_arithmetic(bound: Bound) -> None:
 
 def test_every_relation_has_a_ball_form() -> None:
     assert set(BALL_RELATIONS) == {(r.target, *r.needs) for r in RELATIONS}
+
+
+def test_a_ball_around_a_whole_number_of_filled_positions_holds_both_sides() -> None:
+    moment = BALL_RELATIONS[("kl_position_moment", "kl_seq", "kl_max")]
+    situation = Situation(8, Fraction(1), "pinsker")
+    found = moment(situation, {"kl_max": arb(0.5), "kl_seq": arb(1, 2.0**-20)})
+    for total in (1 - 2.0**-20, 1.0, 1 + 2.0**-20):
+        assert found.contains(moment(situation, {"kl_max": arb(0.5), "kl_seq": arb(total)}))
+
+
+@pytest.mark.parametrize("radius", [0.0, 1e-12, 1e-4])
+def test_a_long_sum_holds_the_terms_around_its_cap(radius: float) -> None:
+    """The cap begins to bind at t = 1024 for the midpoint, somewhere near it in the ball."""
+    t, c = sympy.Symbol("t", integer=True, positive=True), sympy.Symbol("c", positive=True)
+    summand = sympy.Min(1, c * sympy.sqrt(t))
+    found = long_sum(summand, t, 1, 10**6, lambda e: arb(1) if e == 1 else arb(1 / 32, radius / 32))
+    for factor in (1 - radius, 1.0, 1 + radius):
+        terms = np.minimum(1, factor / 32 * np.sqrt(np.arange(1, 10**6 + 1)))
+        assert abs(found - arb(math.fsum(terms))) < 1e-9 + 1e4 * radius
+        assert (found - arb(math.fsum(terms), 1e-9)).contains(0)
+
+
+def test_errors_are_compared_without_rounding() -> None:
+    enclosure = Enclosure(0.0, 1.0, "0", "1", "1", 53)
+    assert Comparison("classical", Fraction(1), enclosure).holds
+    assert not Comparison("classical", 1 + Fraction(1, 10**30), enclosure).holds
 
 
 @each_bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -294,6 +295,10 @@ def test_errors_name_what_is_wrong() -> None:
         ({"logp": float("nan")}, "at most 0"),
         ({"rest_square": 1.5}, r"in \[0, 1\]"),
         ({"logp": -1.0, "log1mp": -1.0}, "a probability and its complement"),
+        (
+            {"logp": math.log(0.5), "log1mp": math.log(0.5) + 1e-6},
+            "a probability and its complement",
+        ),
     ],
 )
 def test_bad_values_are_refused(fields: dict[str, object], message: str) -> None:

@@ -225,6 +225,16 @@ def numbers(document: dict[str, Any]) -> Iterator[float]:
             yield float(value if value is not None else math.nan)
 
 
+def test_a_sampled_token_stays_if_both_policies_keep_it() -> None:
+    rollout = np.log([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
+    train = np.log([[0.8, 0.02, 0.18], [0.5, 0.4, 0.1]])
+    ids = [1, 1]
+    for sets, pruned in (("rollout", 0.0), ("own", 0.5)):
+        (row,) = sweep(rollout, train, [0.1], token_ids=np.array(ids), sets=sets)
+        assert row.sampled_pruned == pruned
+    assert row.after.abs_mismatch.value == pytest.approx(abs(math.log(0.4 / 0.3)))
+
+
 def test_no_sampled_token_stays() -> None:
     x = np.log([[0.9, 0.1], [0.8, 0.2]])
     (row,) = sweep(x, x, [0.5], token_ids=np.array([1, 1]))
