@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from fractions import Fraction
 from functools import cache
 from itertools import product
@@ -16,6 +17,7 @@ import trbounds.bounds
 from trbounds.bound import ABSOLUTE_CONTINUITY, BASELINE_IN_RANGE, Bound, Kind
 from trbounds.bounds import all_bounds, get_bound
 from trbounds.derivation import nondecreasing
+from trbounds.discovery import discover
 from trbounds.errors import InputError
 from trbounds.oracle import (
     KINDS,
@@ -327,13 +329,34 @@ def test_descriptions_are_complete(bound: Bound) -> None:
     assert bound.requires
     assert set(bound.requires) <= set(FIELDS)
     assert set(bound.requires) <= set(SYMBOLS)
-    if bound.source.is_paper:
-        assert bound.halves
+    assert bound.halves or not bound.source.is_paper, "a paper's bound is halved by centring"
 
 
 def test_keys_are_file_names() -> None:
     names = {p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_")}
     assert set(all_bounds()) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"/new_bound\.py: expected BOUND = Bound\(\.\.\.\)$"),
+        (
+            (FOLDER / "_template.py").read_text("utf-8"),
+            "BOUND has the key '_template', expected 'new_b",
+        ),
+    ],
+)
+def test_a_file_that_is_not_finished_is_named(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "unfinished_bounds"
+    folder.mkdir()
+    (folder / "new_bound.py").write_text(text, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.modules", sys.modules.copy())
+    with pytest.raises(RuntimeError, match=message):
+        discover("unfinished_bounds", [str(folder)], "BOUND", Bound)
 
 
 def test_unknown_key_lists_the_choices() -> None:

@@ -90,7 +90,8 @@ def test_examples_in_docstrings_run(name: str) -> None:
 def test_every_bound_of_ours_is_explained() -> None:
     prose = re.sub(r"<!-- generated.*?<!-- end -->", "", THEORY.read_text("utf-8"), flags=re.DOTALL)
     ours = [key for key, bound in all_bounds().items() if not bound.source.is_paper]
-    assert [key for key in ours if f"**`{key}`**" not in prose] == []
+    missing = [key for key in ours if f"**`{key}`**" not in prose]
+    assert not missing, f"docs/theory.md lacks a line '- **`KEY`**: ...' for {missing}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

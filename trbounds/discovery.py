@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import TypeVar
 
 from trbounds.errors import no_such
@@ -36,13 +36,27 @@ def discover(
     -------
     mapping of str to theorem
         By key, in order of rank. Files that start with an underscore are left out.
+
+    Raises
+    ------
+    RuntimeError
+        If a file holds no theorem, or one with another key than the file's name.
     """
     files = sorted(m.name for m in iter_modules(folder) if not m.name.startswith("_"))
-    found = [getattr(import_module(f"{package}.{file}"), name) for file in files]
-    for file, theorem in zip(files, found, strict=True):
-        if not isinstance(theorem, kind) or theorem.key != file:
-            raise RuntimeError(f"file {file}.py holds {theorem!r}")
+    found = [_theorem(import_module(f"{package}.{file}"), file, name, kind) for file in files]
     return MappingProxyType({t.key: t for t in sorted(found, key=lambda t: (t.rank, t.key))})
+
+
+def _theorem(module: ModuleType, file: str, name: str, kind: type[Found]) -> Found:
+    theorem = getattr(module, name, None)
+    if not isinstance(theorem, kind):
+        raise RuntimeError(f"{module.__file__}: expected {name} = {kind.__name__}(...)")
+    if theorem.key != file:
+        raise RuntimeError(
+            f"{module.__file__}: {name} has the key '{theorem.key}', expected '{file}', the "
+            "file's name"
+        )
+    return theorem
 
 
 def look_up(theorems: Mapping[str, Found], key: str, what: str) -> Found:
