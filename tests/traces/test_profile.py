@@ -218,6 +218,18 @@ def test_variance_of_a_binary_reward_stays_in_range():
     assert profile.reward_var == 0.25
 
 
+def test_rewards_that_never_differ_leave_the_variance_uncertain():
+    pair, _, rng = make_pair(12)
+    summary = trace(pair, 20, 4, rng, reward=np.full(80, 0.5))
+    found = estimate_error(summary)
+    assert found.reward_var.value == found.l2.value == 0.0
+    # One of 60 degrees of freedom may be of a reward at the other end of the range.
+    assert found.reward_var.error == pytest.approx(1 / 60, rel=0.1)
+    q = found.residual_square_path.value
+    assert found.l2.error == pytest.approx(math.sqrt(q / 60), rel=0.2)
+    assert bounds_on_trace(summary)["l2"].standard_error == pytest.approx(found.l2.error)
+
+
 def test_jackknife_of_a_mean_is_its_clustered_error():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(30), 5)

@@ -34,7 +34,8 @@ class RewardVariance:
     value : float
         At most a quarter of the squared reward width.
     leave_one_out : ndarray
-        The same without each block of prompts in turn.
+        The same without each block of prompts in turn. Where no two rewards of a prompt differ, as
+        if one sequence of the first block did, by the width: 0 is then no certain value.
     within_prompts : bool
         False where no prompt has two sequences: then it is the total variance, which is at least
         the within-prompt one in expectation.
@@ -66,10 +67,14 @@ class RewardVariance:
         degrees = blocks.sums(freedom)
         low, high = summary.reward_range
         cap = (high - low) ** 2 / 4
+        total_squares = float(squares.sum())
+        if total_squares <= 1e-24 * cap:  # by rounding of the means
+            # That no two differ does not make v certain: one that does may be missing.
+            squares[0] = (high - low) ** 2
         left = np.maximum(degrees.sum() - degrees, 0.0)
         without = np.full(blocks.n_blocks, np.nan)
         np.divide(squares.sum() - squares, left, out=without, where=left > 0.5)
-        value = float(squares.sum() / degrees.sum()) if degrees.sum() > 0 else cap
+        value = total_squares / float(degrees.sum()) if degrees.sum() > 0 else cap
         return cls(min(value, cap), np.clip(without, 0.0, cap), within)
 
 
