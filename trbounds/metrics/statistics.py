@@ -41,11 +41,14 @@ class TraceStatistics:
         weights = self.estimates.weights
         shape = weights.pareto_shape
         tail = "too few for a tail index" if math.isnan(shape) else f"tail index {shape:.2f}"
-        return weights.warning or (
+        if weights.heavy:
+            return str(weights.warning)
+        trusted = (
             "the importance weights can be trusted: the effective sample is "
             f"{weights.effective_share:.0%} of the sequences ({tail}, largest weight "
             f"{weights.largest_weight:.3g})"
         )
+        return f"{trusted}; but {weights.warning}" if weights.warning else trusted
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -128,6 +128,7 @@ def diagnose_weights(table: SequenceTable) -> WeightDiagnostics:
     path = table["residual_path"]
     # NaN where chi2 is not logged.
     square = residual**2 if np.isnan(path).any() else path
+    squares = float(square.sum()) ** 2 / float(square @ square) if square.any() else float(n)
     top = residual[: max(1, n // 100)].sum() / residual.sum() if residual.any() else 0.0
     shape = pareto_shape(relative)
     return WeightDiagnostics(
@@ -137,7 +138,7 @@ def diagnose_weights(table: SequenceTable) -> WeightDiagnostics:
         largest_share=1 / total,
         residual_top_share=float(top),
         pareto_shape=shape,
-        square_sample_size=square.sum() ** 2 / float(square @ square) if square.any() else float(n),
+        square_sample_size=squares,
         heavy=effective / n < LOWEST_ESS_SHARE or shape > LARGEST_SHAPE,
     )
 
