@@ -113,7 +113,8 @@ def radius() -> str:
             f"{value / best_of_papers:.3g}" if 0 < value < math.inf else "",
             "papers" if bound.source.is_paper else "trbounds",
         )
-        for value, bound in sorted(found, key=lambda pair: (-pair[0], pair[1].rank))
+        # By what is printed: bounds that coincide differ in the last bit.
+        for value, bound in sorted(found, key=lambda p: (-float(f"{p[0]:.4g}"), p[1].rank))
     ]
     return _table(("bound", "token KL", "against the papers' best", "source"), rows)
 
