@@ -13,8 +13,8 @@ import pytest
 
 from trbounds.bounds import all_bounds
 from trbounds.traces import open_trace
-from trbounds.traces.arrow import ALIASES
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS
+from trbounds.traces.columns import ALIASES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

@@ -317,6 +317,16 @@ def test_records_and_tokens_written_twice():
     assert set(named(doubled)) == {"repeated_tokens"}
 
 
+def test_likely_sequences_are_sampled_twice_by_chance():
+    # Twenty tokens of probability near 0.999 each: most samples of a prompt are the same.
+    rng = np.random.default_rng(5)
+    rest = np.repeat(rng.uniform(1e-3, 2e-3, (20, 20)), 10, axis=0)
+    other = rng.random(rest.shape) < rest
+    rollout = np.log(np.where(other, rest, 1 - rest))
+    train = np.log(np.where(other, 1.1 * rest, 1 - 1.1 * rest))
+    assert "repeated_sequences" not in named(batch_of(rollout, train))
+
+
 # ---- the fold
 
 

@@ -230,23 +230,49 @@ def test_the_first_fault_in_order_is_raised(tmp_path, format, earlier, later):
 # ---- what is decided for the whole file
 
 
-def test_the_first_record_says_which_fields_are_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [1, 1 << 30])
+def test_a_field_is_in_every_record_of_a_file_or_in_none(tmp_path, monkeypatch, size):
     made = rows("canonical-jsonl", 8)
-    del made[0]["reward"]
-    path = write(tmp_path / "a.jsonl", map(json.dumps, made))
-    cut(monkeypatch, 1)
-    assert len(partition(path)) == 8
-    summary = summarize(path)
-    assert not summary.seen & {"reward"}
-    del made[0]["kl"], made[5]["rollout_logprobs"]
-    del made[1]["prompt_id"]
-    write(path, map(json.dumps, [{}, *made]))
+    del made[0]["reward"], made[1]["prompt_id"], made[5]["rollout_logprobs"]
+    path = write(tmp_path / "a.jsonl", map(json.dumps, [{}, *made]))
+    cut(monkeypatch, size)
+    assert len(partition(path)) == (9 if size == 1 else 1)
     summary = summarize(path, on_error="skip")
+    assert {"reward", "prompt_id"} <= summary.present
     assert [(s.record, s.field) for s in summary.skipped] == [
         (0, "rollout_logprobs"),
+        (1, "reward"),
         (2, "prompt_id"),
         (6, "rollout_logprobs"),
     ]
+
+
+def test_a_field_that_appears_later_is_a_fault_of_its_record(tmp_path, monkeypatch):
+    made = rows("canonical-jsonl", 8)
+    for row in made[:6]:
+        del row["reward"], row["kl"]
+    made[7]["kl"] = None
+    path = write(tmp_path / "a.jsonl", map(json.dumps, made))
+    monkeypatch.setattr("trbounds.traces.source._BLOCK_BYTES", len(json.dumps(made[0])) + 1)
+    summary = summarize(path, on_error="skip")
+    assert [(s.record, s.field, s.problem) for s in summary.skipped] == [
+        (6, "kl", "found a value, expected none, as in the records before"),
+        (7, "reward", "found a value, expected none, as in the records before"),
+    ]
+    assert not summary.seen & {"reward", "kl"}
+
+
+@pytest.mark.parametrize("size", [1, 1 << 30])
+def test_what_the_first_record_of_a_framework_lacks_is_not_lost(tmp_path, monkeypatch, size):
+    made = rows("prime-rl", 6)
+    assert all("rewards" not in row for row in made)
+    for row in made[2:]:
+        row["rewards"] = [0.5] * len(row["loss_mask"])
+    path = write(tmp_path / "r.jsonl", map(json.dumps, made))
+    cut(monkeypatch, size)
+    summary = summarize(path, on_error="skip")
+    assert [(s.record, s.field) for s in summary.skipped] == [(0, "rewards"), (1, "rewards")]
+    assert summary.sequences["reward"].tolist() == [0.5] * 4
 
 
 def test_faults_of_the_file_count_once(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """Canonical readers: the same trace in every form, and every kind of damage."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import random
 import sys
@@ -19,6 +21,7 @@ from trbounds.traces import example_path, expand_paths, open_trace, write_parque
 from trbounds.traces import reader as reader_module
 from trbounds.traces.arrow import columns_from_arrow
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS
+from trbounds.traces.columns import ALIASES
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
@@ -176,14 +179,18 @@ def test_fixed_size_lists_and_float32(tmp_path):
     assert found["rollout_logprobs"] == [-0.5, float(np.float32(-0.1)), -1.0, -2.0]
 
 
-def test_mask_under_either_name_and_weight_versions(tmp_path):
+@pytest.mark.parametrize("name", ["mask", *ALIASES])
+def test_mask_under_each_name_and_weight_versions(tmp_path, name):
     rows = [dict(row, weight_version=3) for row in ROWS]
     for row, mask in zip(rows, ([1, 0, 1], [], [True]), strict=True):
-        row["loss_mask"] = mask
+        row[name] = mask
     rows[0]["train_logprobs"] = [-0.75, None, 0.0]
-    found = collect(open_trace(write_jsonl(tmp_path / "a.jsonl", rows)))
-    assert found["mask"] == [True, False, True, True]
-    assert found["weight_version"] == [3, 3, 3, 3]
+    lines = write_jsonl(tmp_path / "a.jsonl", rows)
+    rows[2][name] = [1]  # Parquet has one type for all
+    for file in (lines, write_rows(tmp_path / "a.parquet", rows)):
+        found = collect(open_trace(file))
+        assert found["mask"] == [True, False, True, True]
+        assert found["weight_version"] == [3, 3, 3, 3]
 
 
 def test_every_optional_column_in_every_form(tmp_path):
@@ -297,6 +304,56 @@ def test_directories_globs_and_duplicates(tmp_path):
     assert expand_paths(str(tmp_path / "**" / "*.parquet")) == [str(b)]
     assert expand_paths([a, tmp_path]) == [str(a), str(b)]
     assert len(collect(open_trace(tmp_path))["lengths"]) == 6
+
+
+@pytest.mark.parametrize(
+    "other", [".ipynb_checkpoints/a.jsonl", "_temporary/0/a.jsonl", "b/_a.jsonl"]
+)
+def test_copies_and_parts_that_other_tools_leave_are_not_read(tmp_path, other):
+    below = tmp_path / "_data"  # the directory that is named may be called anything
+    (below / other).parent.mkdir(parents=True)
+    a = write_jsonl(below / "a.jsonl", ROWS)
+    write_jsonl(below / other, ROWS)
+    assert expand_paths(below) == [str(a)]
+    assert expand_paths(below / other) == [str(below / other)]
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_the_step_of_a_directory_is_that_of_files_without_one(tmp_path, logged):
+    rows = [{key: value for key, value in row.items() if key != "step"} for row in ROWS]
+    rows = [{**row, "step": 3} for row in rows] if logged else rows
+    for step in (12, 7):
+        (tmp_path / f"step={step}").mkdir()
+        write_rows(tmp_path / f"step={step}" / "part-0.parquet", rows)
+        write_jsonl(tmp_path / f"step={step}" / "part-1.jsonl", rows)
+    found = [batch.step.tolist() for batch in open_trace(tmp_path)]
+    expected = [3, 3] if logged else [12, 7]
+    assert found == [[step] * len(ROWS) for step in expected for _ in range(2)]
+
+
+def test_a_name_that_is_no_partition_says_no_step(tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "step"} for row in ROWS]
+    for name in ("laststep=3", "step=3b", "step=12345678901"):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "step=4.jsonl", rows)
+    assert [batch.step for batch in open_trace(tmp_path)] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b'\n [{"rollout_logprobs": []}]', "a JSON array, expected JSON Lines"),
+        ("{}".encode("utf-16"), "text in UTF-16, expected UTF-8"),
+        (b"\xfe\xff" + "{}".encode("utf-16-be"), "text in UTF-16, expected UTF-8"),
+        (bz2.compress(b"{}"), "bzip2, expected gzip, Zstandard or none"),
+        (lzma.compress(b"{}"), "xz, expected gzip, Zstandard or none"),
+        (b"ARROW1\0\0", "an Arrow .* file, expected Parquet"),
+    ],
+)
+def test_what_else_people_have_is_named(tmp_path, data, found):
+    (tmp_path / "a.jsonl").write_bytes(data)
+    with pytest.raises(InputError, match=rf"a\.jsonl: found .*{found}"):
+        list(open_trace(tmp_path / "a.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -435,9 +492,15 @@ def test_two_columns_of_one_name(tmp_path):
 
 
 def test_two_names_for_the_mask(tmp_path):
-    rows = [dict(row, mask=[], loss_mask=[]) for row in ROWS[1:2]]
-    with pytest.raises(InputError, match="field 'mask': found both loss_mask and mask"):
-        list(open_trace(write_jsonl(tmp_path / "a.jsonl", rows)))
+    for names in (("loss_mask", "mask"), ("loss_mask", "response_mask")):
+        rows = [{**row, names[0]: [], names[1]: []} for row in ROWS[1:2]]
+        problem = f"field 'mask': found both {names[0]} and {names[1]}"
+        for file in (
+            write_jsonl(tmp_path / "a.jsonl", rows),
+            write_rows(tmp_path / "a.parquet", rows),
+        ):
+            with pytest.raises(InputError, match=problem):
+                list(open_trace(file))
 
 
 def test_first_line_broken_is_skipped_too(tmp_path):

@@ -291,6 +291,13 @@ def test_a_record_counted_twice_is_refused(real):
             _ = twice.sequences
 
 
+def test_a_summary_does_not_absorb_itself(real):
+    summary = TraceSummary.of(real[0][0])
+    with pytest.raises(InputError, match="found the summary itself"):
+        summary.absorb(summary)
+    assert_same(summary, TraceSummary.of(real[0][0]))
+
+
 def test_different_reward_ranges_do_not_merge():
     with pytest.raises(InputError, match="expected one range"):
         TraceSummary().merge(TraceSummary(reward_range=(0, 2)))

@@ -9,20 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError, MissingDependency
+from trbounds.traces.columns import BOOLEANS, IDENTIFIERS, INTEGERS, NUMBERS, field_of
 from trbounds.traces.validate import Ragged
 
-__all__ = ["ALIASES", "ArrowColumns", "columns_from_arrow", "import_pyarrow"]
-
-ALIASES = {"loss_mask": "mask"}
-"""Other names of canonical columns."""
+__all__ = ["ArrowColumns", "columns_from_arrow", "import_pyarrow"]
 
 MAX_STRING_BYTES = 1 << 16
 """Longest identifier, in bytes: a compressed file may repeat one for every row."""
-
-_NUMBERS = ("reward", "temperature", "top_p")
-_INTEGERS = ("step", "length", "top_k")
-_BOOLEANS = ("finished", "accepted")
-_IDENTIFIERS = ("seq_id", "prompt_id", "group_id")
 
 # By name, because pyarrow before 16 has neither views nor functions that recognise them. Bytes
 # count as strings where they are UTF-8: some writers store strings so.
@@ -76,7 +69,7 @@ def columns_from_arrow(arrays: Mapping[str, Any], *, file: str) -> ArrowColumns:
     missing: dict[str, NDArray[np.bool_]] = {}
     pa = import_pyarrow("Reading traces")
     for column, raw in arrays.items():
-        name = ALIASES.get(column, column)
+        name = field_of(column)
         try:
             array = _decoded(pa, raw)
             if pa.types.is_null(array.type):
@@ -104,13 +97,13 @@ def columns_from_arrow(arrays: Mapping[str, Any], *, file: str) -> ArrowColumns:
 
 
 def _expected_type(name: str) -> str:
-    if name in _NUMBERS:
+    if name in NUMBERS:
         return "numbers"
-    if name in _INTEGERS:
+    if name in INTEGERS:
         return "whole numbers"
-    if name in _IDENTIFIERS:
+    if name in IDENTIFIERS:
         return "whole numbers or strings"
-    if name in _BOOLEANS:
+    if name in BOOLEANS:
         return "true or false"
     if name == "logprobs_mode":
         return "strings"
@@ -127,16 +120,16 @@ def _decoded(pa: Any, raw: Any) -> Any:
 
 
 def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
-    if name in _NUMBERS:
+    if name in NUMBERS:
         return _numbers(pa, array)
-    if name in _BOOLEANS:
+    if name in BOOLEANS:
         if not pa.types.is_boolean(array.type):
             raise pa.ArrowTypeError
         return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False))
-    if name == "logprobs_mode" or (name in _IDENTIFIERS and str(array.type) in _STRINGS):
+    if name == "logprobs_mode" or (name in IDENTIFIERS and str(array.type) in _STRINGS):
         return _strings(pa, array)
     one_of_a_record = name == "weight_version" and not _is_list(array.type)
-    if name in _INTEGERS or name in _IDENTIFIERS or one_of_a_record:
+    if name in INTEGERS or name in IDENTIFIERS or one_of_a_record:
         return _whole_numbers(pa, array)
     return _ragged(pa, array)
 

@@ -74,7 +74,3 @@ class CompensatedSum:
         """Add the sums of another in place."""
         self.add(other.high)
         self.low[: other.low.size] += other.low
-
-    def copy(self) -> CompensatedSum:
-        """Return an independent copy."""
-        return CompensatedSum(self.high.copy(), self.low.copy())

@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class BatchBuilder:
     file : str
         For messages.
     fields : tuple of str, optional
-        What to read from all records; by default the fields of the first good one.
+        What to read from all records; by default the fields that the first good ones have.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class BatchBuilder:
                 )
         if not converted:
             return None
-        self._fields = self._fields or tuple(converted[0])
+        self._fields = self._fields or tuple(dict.fromkeys(chain.from_iterable(converted)))
         with _in_the_words_of(self._names, options) as translated:
             return batch_from_records(
                 converted, self._fields, np.array(kept), file=self._file, options=translated
@@ -161,7 +162,7 @@ def batches_of_framework_lines(
     """
     # A file is cut only if its first block was checked.
     checked = source.lines is not None
-    fields = _first_fields(leading_records(source), convert) if source.lines is not None else None
+    fields = _find_fields(leading_records(source), convert) if source.lines is not None else None
     build_batch = BatchBuilder(convert, names=names, file=source.name, fields=fields)
 
     def build(
@@ -187,16 +188,16 @@ def fields_of_framework_lines(
         As for :func:`batches_of_framework_lines`.
     """
     records = list(leading_records(source))
-    return _first_fields(records, convert) if check(records, source.name) else None
+    return _find_fields(records, convert) if check(records, source.name) else None
 
 
-def _first_fields(records: Iterable[Mapping[str, Any]], convert: Convert) -> tuple[str, ...] | None:
+def _find_fields(records: Iterable[Mapping[str, Any]], convert: Convert) -> tuple[str, ...] | None:
+    """Return the fields that a good record has; None without one."""
+    found: dict[str, Any] = {}
     for record in records:
-        try:
-            return tuple(convert(record))
-        except FieldError:
-            continue
-    return None
+        with suppress(FieldError):
+            found |= convert(record)
+    return tuple(found) or None
 
 
 @contextmanager

@@ -151,12 +151,6 @@ class PositionSums:
             np.maximum(mine[: theirs.size], theirs, out=mine[: theirs.size])
             self._maxima[name] = mine
 
-    def copy(self) -> PositionSums:
-        """Return an independent copy."""
-        return PositionSums.from_state(
-            {name: values.copy() for name, values in self.state().items()}
-        )
-
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything as named arrays."""
         self._grow()

@@ -20,6 +20,17 @@ from trbounds.traces.validate import ReadOptions
 __all__ = ["Reader", "detect", "find_readers"]
 
 
+_FOREIGN = {
+    b"[": "a JSON array, expected JSON Lines: one object a line, without commas between them",
+    b"\xff\xfe": "text in UTF-16, expected UTF-8",
+    b"\xfe\xff": "text in UTF-16, expected UTF-8",
+    b"BZh": "a file compressed with bzip2, expected gzip, Zstandard or none",
+    b"\xfd7zXZ": "a file compressed with xz, expected gzip, Zstandard or none",
+    b"ARROW1": "an Arrow (Feather) file, expected Parquet",
+}
+"""What else people have, by its first bytes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reader:
     """One trace format.
@@ -98,6 +109,9 @@ def detect(source: Source, format: str | None = None) -> Reader:
     for reader in readers.values():
         if reader.detects(source.path, head):
             return reader
+    for beginning, found in _FOREIGN.items():
+        if head.lstrip().startswith(beginning):
+            raise InputError(f"found {found}", file=source.name)
     if not head.strip():
         raise InputError("found blank lines only, expected records", file=source.name)
     raise InputError(

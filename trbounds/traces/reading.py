@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.reader import detect, find_readers
-from trbounds.traces.remote import expand_remote, is_remote
+from trbounds.traces.remote import expand_remote, is_hidden, is_remote
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
 __all__ = ["example_path", "expand_paths", "open_trace", "read_source"]
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+_STEP = re.compile(r"[\\/]step=(\d{1,9})[\\/]")
+"""How Spark, Arrow and others write a column by which they divide files into directories."""
 
 
 def example_path() -> str:
@@ -31,9 +37,10 @@ def expand_paths(paths: Paths) -> list[str]:
     Parameters
     ----------
     paths : path or iterable of paths
-        Files; directories, searched at any depth for files with the ending of a known format;
-        glob patterns (``**`` allowed); ``"-"`` for standard input. With a protocol
-        (``s3://bucket/runs``, ``gs://``, ``hf://``, ...), the same through fsspec.
+        Files; directories, searched at any depth for files with the ending of a known format,
+        but not where a name begins with ``.`` or ``_``; glob patterns (``**`` allowed); ``"-"``
+        for standard input. With a protocol (``s3://bucket/runs``, ``gs://``, ``hf://``, ...), the
+        same through fsspec.
 
     Returns
     -------
@@ -69,7 +76,9 @@ def _expand(path: str) -> list[str]:
         found = sorted(
             str(file)
             for file in Path(path).rglob("*")
-            if file.name.endswith(suffixes) and not file.name.startswith(".") and file.is_file()
+            if file.name.endswith(suffixes)
+            and not is_hidden(file.relative_to(path).as_posix())
+            and file.is_file()
         )
         if not found:
             raise InputError(
@@ -145,6 +154,8 @@ def _read_all(files: list[str], format: str | None, options: ReadOptions) -> Ite
 def read_source(source: Source, format: str | None, options: ReadOptions) -> Iterator[TraceBatch]:
     """Read one file, or some of its groups or lines; yield its batches that have sequences.
 
+    Where the file does not say the step, a directory ``step=12`` that it is in does.
+
     Parameters
     ----------
     source : Source
@@ -154,9 +165,12 @@ def read_source(source: Source, format: str | None, options: ReadOptions) -> Ite
     options : ReadOptions
         A fault of the file as a whole, too, is raised or skipped as these say.
     """
+    step = _STEP.search(source.path)
     try:
         for batch in detect(source, format).read(source, options):
-            if batch.n_sequences:
+            if batch.n_sequences and batch.step is None and step is not None:
+                yield replace(batch, step=np.full(batch.n_sequences, int(step[1]), dtype=np.int64))
+            elif batch.n_sequences:
                 yield batch
     except InputError as error:
         # A fault of the file as a whole: the rest of this file cannot be read.

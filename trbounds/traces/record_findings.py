@@ -12,9 +12,8 @@ from trbounds.traces.summary import TraceSummary
 
 __all__ = ["record_findings"]
 
-_LONG = 16
-"""Two samples of so many tokens are not the same by chance, except from a policy that is nearly
-certain of every token."""
+_UNLIKELY = -20.0
+"""Log-probability, in nats, below which no sequence is sampled twice by chance."""
 
 _REPEATED_SHARE = 0.01
 _EMPTY_SHARE = 0.01
@@ -41,9 +40,9 @@ def record_findings(summary: TraceSummary) -> Iterator[Finding]:
 
 def _repeated(summary: TraceSummary) -> Iterator[Finding]:
     table = summary.sequences
-    long = table["length"] >= _LONG
+    unlikely = table["rollout_logprob_sum"] < _UNLIKELY
     names = ("length", "log_weight", "rollout_logprob_sum")
-    keys = np.stack([table[name][long].astype(np.float64) for name in names], axis=1)
+    keys = np.stack([table[name][unlikely].astype(np.float64) for name in names], axis=1)
     repeated = len(keys) - len(np.unique(keys, axis=0))
     if repeated > _REPEATED_SHARE * summary.n_sequences:
         yield Finding(

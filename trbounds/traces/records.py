@@ -10,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
-from trbounds.traces.arrow import ALIASES
 from trbounds.traces.batch import TOKEN_FIELDS, TraceBatch
+from trbounds.traces.columns import BOOLEANS, INTEGERS, KNOWN, NUMBERS, field_of
 from trbounds.traces.validate import Ragged, ReadOptions, assemble
 
 __all__ = ["batch_from_records"]
 
-_NUMBERS = ("reward", "temperature", "top_p")
-_INTEGERS = ("step", "length", "top_k")
-_STRINGS = ("logprobs_mode",)
-_BOOLEANS = ("finished", "accepted")
 _LISTS = frozenset(TOKEN_FIELDS)
+_KNOWN = frozenset(KNOWN)
 
 
 def batch_from_records(
@@ -39,7 +36,7 @@ def batch_from_records(
         One per sequence; token fields as lists of numbers, ``None`` for a missing entry, or as
         arrays of numbers.
     names : sequence of str
-        The fields to take; each record must have all of them.
+        The fields to take; each record must have all of them, and no other that is known.
     numbers : ndarray of int64
         Record number of each in the file.
     file : str
@@ -87,8 +84,13 @@ def batch_from_records(
 
 def _row(record: Mapping[str, Any], names: Sequence[str], file: str, number: int) -> dict[str, Any]:
     row: dict[str, Any] = {}
+    others = _KNOWN.intersection(record).difference(names)
+    unread = sorted(column for column in others if record[column] is not None)
+    if unread:
+        problem = "found a value, expected none, as in the records before"
+        raise InputError(problem, file=file, record=number, field=unread[0])
     for column in names:
-        name = ALIASES.get(column, column)
+        name = field_of(column)
         value = record.get(column)
         try:
             if value is None:
@@ -107,13 +109,13 @@ def _convert(name: str, value: Any) -> Any:
         return np.array(_whole(value), dtype=np.int64)
     if name in _LISTS:
         return _numbers(value)
-    if name in _NUMBERS:
+    if name in NUMBERS:
         if not isinstance(value, int | float):
             raise TypeError(f"{type(value).__name__}, expected a number")
         return float(value)
-    if name in _INTEGERS:
+    if name in INTEGERS:
         return _whole(value)
-    if name in _BOOLEANS:
+    if name in BOOLEANS:
         if not isinstance(value, bool):
             raise TypeError(f"{type(value).__name__}, expected true or false")
         return value
@@ -123,7 +125,7 @@ def _convert(name: str, value: Any) -> Any:
         except UnicodeEncodeError:
             raise TypeError(f"{reprlib.repr(value)}, which is not valid Unicode") from None
         return value
-    if name in _STRINGS:
+    if name == "logprobs_mode":
         raise TypeError(f"{type(value).__name__}, expected a string")
     return _whole(value)
 
@@ -153,10 +155,10 @@ def _numbers(value: Any) -> NDArray[np.float64]:
 
 
 def _stack(name: str, values: list[Any]) -> NDArray[Any]:
-    if name in _NUMBERS:
+    if name in NUMBERS:
         return np.array(values, dtype=np.float64)
-    if name in _BOOLEANS:
+    if name in BOOLEANS:
         return np.array(values, dtype=bool)
-    if name in _INTEGERS or not any(isinstance(value, str) for value in values):
+    if name in INTEGERS or not any(isinstance(value, str) for value in values):
         return np.array(values, dtype=np.int64)
     return np.array([str(value) for value in values], dtype=object)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from trbounds.errors import InputError, MissingDependency, TrboundsError
 
-__all__ = ["expand_remote", "is_remote", "open_remote", "remote_errors"]
+__all__ = ["expand_remote", "is_hidden", "is_remote", "open_remote", "remote_errors"]
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """What fsspec needs for a protocol: those that the extra ``remote`` installs."""
@@ -18,6 +18,20 @@ _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "
 def is_remote(path: str) -> bool:
     """Tell whether a path has a protocol."""
     return "://" in path
+
+
+def is_hidden(path: str) -> bool:
+    """Tell whether a file below a directory is none of its data.
+
+    As for Spark and Arrow: a part of the path begins with ``.`` or ``_``, such as
+    ``.ipynb_checkpoints``, which holds copies, or ``_temporary``, which holds parts.
+
+    Parameters
+    ----------
+    path : str
+        Relative to the directory, with slashes.
+    """
+    return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
 def open_remote(path: str) -> BinaryIO:
@@ -65,7 +79,7 @@ def expand_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
             found = [
                 name
                 for name in files.find(inside)
-                if name.endswith(suffixes) and not posixpath.basename(name).startswith(".")
+                if name.endswith(suffixes) and not is_hidden(posixpath.relpath(name, inside))
             ]
         else:
             found = [name for name in files.glob(inside) if files.isfile(name)]

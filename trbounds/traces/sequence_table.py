@@ -154,10 +154,6 @@ class SequenceTable:
         while len(self._chunks) > 1 and self._size(-1) * 2 >= self._size(-2):
             self._chunks[-2:] = [_concatenate(self._chunks[-2:])]
 
-    def copy(self) -> SequenceTable:
-        """Return a table that can be appended to; columns are shared, never changed in place."""
-        return SequenceTable([dict(chunk) for chunk in self._chunks])
-
     def sort(self, rank: NDArray[np.int32]) -> None:
         """Number files by ``rank`` and order the rows by (file, record)."""
         self._join()

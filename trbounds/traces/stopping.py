@@ -126,10 +126,6 @@ class StoppedSums:
             out._sums[name] = CompensatedSum(high, low)
         return out
 
-    def copy(self) -> StoppedSums:
-        """Return an independent copy."""
-        return StoppedSums.from_state(self.state())
-
     def _mean(self, name: str) -> Floats:
         return self._sums[name].value / max(self.n_sequences, 1)
 

@@ -284,7 +284,15 @@ class TraceSummary:
         return load(path)
 
     def absorb(self, other: TraceSummary) -> None:
-        """Add another summary in place; as :meth:`merge`, without copying this one."""
+        """Add another summary in place; as :meth:`merge`, without copying this one.
+
+        Raises
+        ------
+        InputError
+            If the two were read with different reward ranges, or are one and the same.
+        """
+        if other is self:
+            raise InputError("found the summary itself, expected another", field="other")
         if other.reward_range != self.reward_range:
             raise InputError(
                 f"found {other.reward_range} and {self.reward_range}, expected one range in all "

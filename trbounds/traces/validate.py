@@ -101,7 +101,8 @@ class ReadOptions:
     def refuse(self, error: InputError) -> None:
         """Raise the error, with a note on how to go on, or hand it to ``on_skip``."""
         if self.on_error == "fail":
-            error.add_note(SKIPPING)
+            if SKIPPING not in getattr(error, "__notes__", ()):
+                error.add_note(SKIPPING)
             raise error
         self.on_skip(error)
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.errors import InputError
-from trbounds.traces.arrow import ALIASES
-from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
+from trbounds.traces.batch import TraceBatch
+from trbounds.traces.columns import KNOWN, REQUIRED, check_names
 from trbounds.traces.json_lines import batches_of_lines, begins_with_object, leading_records
 from trbounds.traces.reader import Reader
 from trbounds.traces.records import batch_from_records
@@ -18,9 +17,6 @@ from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
 __all__ = ["READER"]
-
-_REQUIRED = ("rollout_logprobs", "train_logprobs")
-_KNOWN = (*TOKEN_FIELDS, *SEQUENCE_FIELDS, *ALIASES)
 
 
 def _detects(path: str, head: bytes) -> bool:
@@ -36,7 +32,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         nonlocal names
         names = names or _find_names(records, source.name)
         return batch_from_records(
-            records, names or _REQUIRED, numbers, file=source.name, options=options
+            records, names or REQUIRED, numbers, file=source.name, options=options
         )
 
     yield from batches_of_lines(source, options, build)
@@ -47,16 +43,14 @@ def _fields(source: Source) -> list[str] | None:
 
 
 def _find_names(records: Iterable[dict[str, Any]], file: str) -> list[str] | None:
-    """Return the known fields of the first good record: they are the ones that are read."""
+    """Return the known fields that a good record has: they are read from all; None without one."""
+    found: set[str] = set()
     for record in records:
-        if all(record.get(name) is not None for name in _REQUIRED):
-            names = [name for name in _KNOWN if record.get(name) is not None]
-            for alias, name in ALIASES.items():
-                if alias in names and name in names:
-                    problem = f"found both {alias} and {name}, expected one"
-                    raise InputError(problem, file=file, field=name)
-            return names
-    return None
+        if all(record.get(name) is not None for name in REQUIRED):
+            found.update(name for name in KNOWN if record.get(name) is not None)
+    names = [name for name in KNOWN if name in found]
+    check_names(names, file)
+    return names or None
 
 
 READER = Reader(

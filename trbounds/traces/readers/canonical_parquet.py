@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from trbounds.errors import InputError
-from trbounds.traces.arrow import ALIASES, columns_from_arrow, import_pyarrow
-from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
+from trbounds.traces.arrow import columns_from_arrow, import_pyarrow
+from trbounds.traces.batch import TOKEN_FIELDS, TraceBatch
+from trbounds.traces.columns import KNOWN, REQUIRED, check_names, field_of
 from trbounds.traces.parquet_guard import DamagedError, ParquetPages
 from trbounds.traces.reader import Reader
 from trbounds.traces.remote import is_remote
@@ -18,9 +19,6 @@ from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions, assemble
 
 __all__ = ["READER"]
-
-_REQUIRED = ("rollout_logprobs", "train_logprobs")
-_KNOWN = {*TOKEN_FIELDS, *SEQUENCE_FIELDS, *ALIASES}
 
 
 def _detects(path: str, head: bytes) -> bool:
@@ -43,8 +41,8 @@ def _arrow_errors(file: str, pa: Any) -> Iterator[None]:
 def _columns(file: Any, name: str) -> list[str]:
     """Return the columns to read; refuse a schema with one that no record can make good."""
     names = list(file.schema_arrow.names)
-    columns = [column for column in names if column in _KNOWN]
-    for required in _REQUIRED:
+    columns = [column for column in names if column in KNOWN]
+    for required in REQUIRED:
         if required not in columns:
             problem = f"the column is missing; found {', '.join(names) or 'none'}"
             raise InputError(problem, file=name, field=required)
@@ -52,13 +50,10 @@ def _columns(file: Any, name: str) -> list[str]:
         if columns.count(column) > 1:
             problem = f"found {columns.count(column)} columns of this name, expected one"
             raise InputError(problem, file=name, field=column)
-    for alias, canonical in ALIASES.items():
-        if alias in columns and canonical in columns:
-            problem = f"found both {alias} and {canonical}, expected one"
-            raise InputError(problem, file=name, field=canonical)
+    check_names(columns, name)
     table = file.schema_arrow.empty_table().select(columns)
     found = columns_from_arrow({c: table[c].combine_chunks() for c in columns}, file=name)
-    for required in _REQUIRED:
+    for required in REQUIRED:
         if required not in found.columns:
             raise InputError(
                 "found no value, expected a list of numbers", file=name, field=required
@@ -126,7 +121,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
     ):
         columns = _columns(file, source.name)
         # rollout_logprobs first: it has a value for every token.
-        ordered = [_REQUIRED[0], *(name for name in columns if name != _REQUIRED[0])]
+        ordered = sorted(columns, key=lambda name: name != REQUIRED[0])
         pages = ParquetPages(stream, ordered, max_length=options.max_length)
         widest = max([1, *_fixed_size(file, columns).values()])
         batch_tokens = _tokens_at_once(columns, options)
@@ -148,7 +143,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
 
 def _tokens_at_once(columns: list[str], options: ReadOptions) -> int:
     """Return fewer tokens where they have many values: three batches are in memory at a time."""
-    values = sum(ALIASES.get(column, column) in TOKEN_FIELDS for column in columns)
+    values = sum(field_of(column) in TOKEN_FIELDS for column in columns)
     return max(options.batch_tokens * 4 // max(values, 4), 1)
 
 

@@ -1,0 +1,54 @@
+"""The columns of a canonical trace: which a file must have, their other names, what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trbounds.errors import InputError
+from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS
+
+__all__ = [
+    "ALIASES",
+    "BOOLEANS",
+    "IDENTIFIERS",
+    "INTEGERS",
+    "KNOWN",
+    "NUMBERS",
+    "REQUIRED",
+    "check_names",
+    "field_of",
+]
+
+REQUIRED = ("rollout_logprobs", "train_logprobs")
+
+ALIASES = {"loss_mask": "mask", "response_mask": "mask"}
+"""Names that frameworks have for a field. Nobody would notice that a mask was not read."""
+
+KNOWN = (*TOKEN_FIELDS, *SEQUENCE_FIELDS, *ALIASES)
+
+NUMBERS = ("reward", "temperature", "top_p")
+INTEGERS = ("step", "length", "top_k")
+BOOLEANS = ("finished", "accepted")
+IDENTIFIERS = ("seq_id", "prompt_id", "group_id")
+
+
+def field_of(column: str) -> str:
+    """Return the field that a column of this name holds."""
+    return ALIASES.get(column, column)
+
+
+def check_names(columns: Iterable[str], file: str) -> None:
+    """Refuse two columns for one field, of which only one could be read.
+
+    Raises
+    ------
+    InputError
+        Naming both.
+    """
+    found: dict[str, str] = {}
+    for column in columns:
+        field = field_of(column)
+        if field in found:
+            both = " and ".join(sorted((found[field], column)))
+            raise InputError(f"found both {both}, expected one", file=file, field=field)
+        found[field] = column
