@@ -36,8 +36,7 @@ _SLOPE_TOLERANCE = 0.05
 temperature that differs by 10 % gives about 0.1."""
 
 _LONG = 16
-"""Two samples of so many tokens are not the same by chance, except from a policy that is nearly
-certain of every token."""
+"""Tokens over which a mean is worth something."""
 
 _SMALL_SHARE = 0.01
 _ZERO_SHARE = 1e-3
