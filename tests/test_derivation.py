@@ -182,6 +182,12 @@ def test_infimum_evaluates() -> None:
     assert float(value) == pytest.approx(1, rel=1e-14)
 
 
+def test_infimum_evaluates_far_from_the_ends_of_its_interval() -> None:
+    """x + e^-120/x is smallest at x = e^-60."""
+    found = sp.N(Infimum(x + sp.exp(-120) / x, x, 0, sp.oo), 30)
+    assert float(found / (2 * sp.exp(-60))) == pytest.approx(1, rel=1e-14)
+
+
 @pytest.mark.parametrize("form", ["text", "markdown", "latex"])
 def test_every_derivation_renders(form: str) -> None:
     bound = all_bounds()["pinsker_marginal"]

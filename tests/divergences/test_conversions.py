@@ -165,6 +165,7 @@ def test_kind_dtype_and_namespace_are_kept(function) -> None:
     assert reference.dtype == np.float64
     assert function(np.asarray(values, dtype=np.float32)).dtype == np.float32
     assert function(np.asarray([0, 1])).dtype == np.float64
+    assert chi2_from_kl(np.asarray([1]), np.float32([1])).dtype == np.float64
     result = function(strict.asarray(values, dtype=strict.float64))
     assert result.__array_namespace__() is strict
     np.testing.assert_array_equal(np.from_dlpack(result), reference)

@@ -63,6 +63,8 @@ def perturbed_pair(
 
 def test_the_largest_logit_error_spends_the_budget() -> None:
     found = largest_logit_error(512, 0.1)
+    # Also by those that need means at every position.
+    assert set(found.by_bound) >= {"adaptive", "prefix_profile", "chi2_kl"}
     assert found.logit_error == max(found.by_bound.values())
     assert found.bound == max(found.by_bound, key=lambda key: found.by_bound[key])
     for key, a in found.by_bound.items():

@@ -22,6 +22,7 @@ from trbounds.mismatch import (
     summarize_traces,
     token_mismatch,
 )
+from trbounds.mismatch.logspace import log1mexp
 from trbounds.traces import Progress, TraceBatch, example_path, open_trace, write_parquet
 
 DATA = Path(__file__).parents[1] / "data"
@@ -61,6 +62,25 @@ def test_smallest_logit_error_against_mpmath() -> None:
             odds = [mp.mpf(v) - mp.log(-mp.expm1(mp.mpf(v))) for v in (float(x), float(y))]
             exact = abs(odds[0] - odds[1]) / 2
             assert smallest_logit_error(x, y) == pytest.approx(float(exact), rel=1e-14)
+
+
+def test_logarithms_of_complements_keep_their_digits() -> None:
+    x = -(10.0 ** np.r_[np.linspace(-300, 2.8, 200), np.linspace(-1, 0.5, 60)])
+    with mp.workdps(400):
+        exact = [float(mp.log(-mp.expm1(mp.mpf(v)))) for v in x]
+    np.testing.assert_allclose(log1mexp(np, x), exact, rtol=1e-15)
+
+
+def test_the_largest_predicted_bias_is_that_of_two_tokens() -> None:
+    """The squares of the others sum to at most (1-p)^2, which one other token attains."""
+    batch = random_batch(np.random.default_rng(6), n=40)
+    p, rest = np.exp(batch.train_logprobs), -np.expm1(batch.train_logprobs)
+    told = MismatchSummary.of(batch, square_sums=p * p + rest * rest)
+    untold = MismatchSummary.of(batch)
+    scale = untold.noise_variance.value / told.noise_variance.value
+    for known, unknown in zip(told.bins(), untold.bins(), strict=True):
+        assert unknown.predicted_high == pytest.approx(scale * known.predicted_high, rel=1e-6)
+        assert unknown.predicted_low < unknown.predicted_high
 
 
 def test_smallest_logit_error_on_arrays(xp: ModuleType) -> None:

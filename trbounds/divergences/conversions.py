@@ -141,7 +141,7 @@ def chi2_from_kl(kl: Any, log_ratio_max: Any) -> Any:
     Returns
     -------
     float or array
-        Of the kind and device of the arguments, and of the dtype of `kl`.
+        Of the kind and device of the arguments, and of the floating dtype that they share.
 
     Raises
     ------
