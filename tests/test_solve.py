@@ -69,6 +69,15 @@ def test_closed_form_inverse() -> None:
     assert found == pytest.approx(math.sqrt(0.02 / (2 * 100 * 99)), rel=1e-10)
 
 
+def test_uniform_profiles_assume_what_is_not_known() -> None:
+    assert uniform_profile(8, 0.1).chi2_max is None
+    assert uniform_profile(8, 0.1, chi2_per_kl=3.0).chi2_max == pytest.approx(0.3)
+    assert uniform_profile(8, 0.1, chi2_per_kl=3.0, chi2_max=0.5).chi2_max == 0.5
+    long = uniform_profile(10**7, 0.1, conversion="sharp")
+    assert (long.kl_mean, long.conversion) == (None, "sharp")
+    assert solvable_profile(8, "tv_max", 0.5, {"kl_max": 0.1}, "pinsker").tv_mean.shape == (8,)
+
+
 def test_bad_questions() -> None:
     bound = get_bound("classical")
     with pytest.raises(InputError, match="budget"):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scipy.optimize import brentq
 
 from trbounds.bound import Bound, largest_surrogate_gain
 from trbounds.errors import InputError
-from trbounds.profile import POSITION_FIELDS, Conversion, DivergenceProfile
+from trbounds.profile import Conversion, DivergenceProfile
 
-__all__ = ["SOLVABLE", "certifiable_radius", "largest_divergence", "uniform_profile"]
+__all__ = [
+    "SOLVABLE",
+    "certifiable_radius",
+    "largest_divergence",
+    "solvable_profile",
+    "uniform_profile",
+]
 
 #: Fields a bound can be solved for.
 SOLVABLE = ("kl_max", "kl_seq", "chi2_max", "tv_max", "tv_seq", "chi2_path_max", "kl_path_max")
@@ -40,8 +46,8 @@ def uniform_profile(
     kl_max : float
         Token KL, in nats, at every position; hence ``kl_seq = T kl_max``.
     chi2_per_kl : float, optional
-        Assume ``chi2_max = chi2_per_kl * kl_max``; 2 is the limit of small divergences. Without
-        it nothing is assumed of chi2.
+        Assume ``chi2_max = chi2_per_kl * kl_max``, unless it is known; 2 is the limit of small
+        divergences. Without it nothing is assumed of chi2.
     conversion : {"pinsker", "sharp"}
         How a KL becomes a TV.
     **known : float
@@ -52,12 +58,10 @@ def uniform_profile(
     DivergenceProfile
         With its position fields filled in up to a horizon of a million.
     """
-    if chi2_per_kl is not None and "chi2_max" not in known:
-        known["chi2_max"] = chi2_per_kl * kl_max
     fields = {"kl_max": kl_max, "conversion": conversion, **known}
-    if T > _LONGEST:
-        return DivergenceProfile(T=T, **fields)
-    return DivergenceProfile.uniform(T, **fields)
+    if chi2_per_kl is not None:
+        fields.setdefault("chi2_max", chi2_per_kl * kl_max)
+    return _spread(T, fields)
 
 
 def largest_divergence(
@@ -75,13 +79,13 @@ def largest_divergence(
     bound : Bound
         The bound; it does not decrease in any divergence.
     make_profile : callable
-        The profile as a function of the divergence.
+        The profile as a function of the divergence, such as :func:`solvable_profile` makes.
     budget : float
         Largest tolerated |Error|, in reward units, above 0.
     smallest : float
         Where to start.
     largest : float
-        Where to stop: a bound still within the budget there gives infinity.
+        Where to stop, 1 for a TV: a bound still within the budget there gives infinity.
 
     Returns
     -------
@@ -158,15 +162,42 @@ def certifiable_radius(
 
 
 def solvable_profile(
-    T: int, field: str, value: float, known: dict[str, Any], conversion: Conversion
+    T: int, field: str, value: float, known: Mapping[str, float], conversion: Conversion
 ) -> DivergenceProfile:
-    """Profile with one field at a trial value; token maxima are spread over the positions."""
+    """Profile with one field at a trial value, for :func:`largest_divergence`.
+
+    Parameters
+    ----------
+    T : int
+        Horizon.
+    field : str
+        One of :data:`SOLVABLE`.
+    value : float
+        Its value. A TV is at most 1: end the search there.
+    known : mapping of str to float
+        Further fields.
+    conversion : {"pinsker", "sharp"}
+        How a KL becomes a TV.
+
+    Returns
+    -------
+    DivergenceProfile
+        With its position fields filled in up to a horizon of a million.
+
+    Raises
+    ------
+    InputError
+        If the field is not one of :data:`SOLVABLE`, or a value is out of range.
+    """
     if field not in SOLVABLE:
         raise InputError(f"found '{field}', expected one of {', '.join(SOLVABLE)}", field="for")
-    fields = {**known, field: value, "conversion": conversion}
-    if T > _LONGEST or any(name in fields for name in POSITION_FIELDS):
-        return DivergenceProfile(T=T, **fields)
-    return DivergenceProfile.uniform(T, **fields)
+    return _spread(T, {**known, field: value, "conversion": conversion})
+
+
+def _spread(T: int, fields: Mapping[str, Any]) -> DivergenceProfile:
+    """Fill in the positions, each at its maximum, unless they are too many."""
+    make = DivergenceProfile if T > _LONGEST else DivergenceProfile.uniform
+    return make(T=T, **fields)
 
 
 def _first_crossing(excess: Callable[[float], float], smallest: float, largest: float) -> float:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from trbounds.arrays import array_namespace, is_numpy
+from trbounds.errors import InputError
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
     from trbounds.symbolic import Statement
 
-__all__ = ["Kind", "Source", "Theorem"]
+__all__ = ["Kind", "Law", "Source", "Theorem"]
+
+Case = TypeVar("Case")
 
 
 class Kind(Enum):
@@ -102,3 +107,51 @@ class Theorem:
     def missing(self, situation: Any) -> tuple[str, ...]:
         """Return the required fields that a situation lacks."""
         return tuple(name for name in self.requires if getattr(situation, name) is None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law(Theorem, Generic[Case]):
+    """A theorem about cases that are given in full: nothing is completed before evaluation.
+
+    Parameters
+    ----------
+    key, title, source, quantity, requires, formula, statement, derive, rank, assumes, attained
+        As of every :class:`Theorem`.
+    relaxed : callable, optional
+        ``relaxed(case)``: a simpler, larger value.
+    """
+
+    relaxed: Callable[[Case], Any] | None = None
+
+    def evaluate(self, case: Case) -> Any:
+        """Evaluate the law.
+
+        Parameters
+        ----------
+        case : object
+            What is known, one case or a batch.
+
+        Returns
+        -------
+        float or array
+            In the unit of the quantity: nats for a KL or a mismatch.
+
+        Raises
+        ------
+        InputError
+            If the case lacks what the law needs.
+        """
+        return self._apply(self.formula, case)
+
+    def evaluate_relaxed(self, case: Case) -> Any:
+        """Evaluate the larger value, of a law that has one; as :meth:`evaluate`."""
+        if self.relaxed is None:
+            raise InputError(f"the law '{self.key}' has no relaxed form")
+        return self._apply(self.relaxed, case)
+
+    def _apply(self, formula: Callable[[Case], Any], case: Case) -> Any:
+        lacking = self.missing(case)
+        if lacking:
+            raise InputError(f"the law '{self.key}' needs {', '.join(lacking)}")
+        value = formula(case)
+        return float(value) if value.ndim == 0 and is_numpy(array_namespace(value)) else value

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import array_namespace, is_numpy
+from trbounds.arrays import array_namespace
 from trbounds.checks import as_number_arrays, refuse_where
 from trbounds.errors import InputError
 from trbounds.mismatch.logspace import log1mexp
-from trbounds.theorem import Kind, Theorem
+from trbounds.theorem import Kind, Law
 
 __all__ = ["MismatchCase", "MismatchLaw", "Perturbation"]
 
@@ -129,7 +129,7 @@ class Perturbation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MismatchLaw(Theorem):
+class MismatchLaw(Law[MismatchCase]):
     """A law of the mismatch: a theorem about a :class:`MismatchCase`.
 
     Parameters
@@ -147,11 +147,15 @@ class MismatchLaw(Theorem):
         Returns a :class:`Perturbation` in which the quantity equals the value.
     counterexample : callable, optional
         Returns a :class:`Perturbation` in which the quantity exceeds a leading-order value.
+
+    Notes
+    -----
+    Relative error below 1e-14 for p from 1e-300 to 1 - 1e-300. The law ``selection_bias`` changes
+    its sign: there, relative to its terms.
     """
 
     lower: Callable[[MismatchCase], Any] | None = None
     remainder: str = ""
-    relaxed: Callable[[MismatchCase], Any] | None = None
     attained: Callable[[], Perturbation] | None = None
     counterexample: Callable[[], Perturbation] | None = None
 
@@ -160,44 +164,13 @@ class MismatchLaw(Theorem):
         """Leading order where something is left out; tight where attained; otherwise upper."""
         return Kind.LEADING_ORDER if self.remainder else super().kind
 
-    def evaluate(self, case: MismatchCase) -> Any:
-        """Evaluate the law.
-
-        Parameters
-        ----------
-        case : MismatchCase
-            One token or a batch.
-
-        Returns
-        -------
-        float or array
-            In nats for a mismatch; relative error below 1e-14 for p from 1e-300 to 1 - 1e-300. The
-            law ``selection_bias`` changes its sign: there, relative to its terms.
-
-        Raises
-        ------
-        InputError
-            If the case lacks what the law needs.
-        """
-        return self._apply(self.formula, case)
+    def missing(self, situation: Any) -> tuple[str, ...]:
+        """Return what a case lacks, a probability by the arguments that give it."""
+        given_by = {"p": "logp or log1mp", "q": "logq or log1mq"}
+        return tuple(given_by.get(name, name) for name in super().missing(situation))
 
     def evaluate_lower(self, case: MismatchCase) -> Any:
         """Evaluate the lower side, of a law that has one; as :meth:`evaluate`."""
         if self.lower is None:
             raise InputError(f"the law '{self.key}' has no lower side")
         return self._apply(self.lower, case)
-
-    def evaluate_relaxed(self, case: MismatchCase) -> Any:
-        """Evaluate the form that bounds without remainder; as :meth:`evaluate`."""
-        if self.relaxed is None:
-            raise InputError(f"the law '{self.key}' has no relaxed form")
-        return self._apply(self.relaxed, case)
-
-    def _apply(self, formula: Callable[[MismatchCase], Any], case: MismatchCase) -> Any:
-        lacking = self.missing(case)
-        if lacking:
-            hint = {"p": "logp or log1mp", "q": "logq or log1mq"}
-            names = ", ".join(hint.get(name, name) for name in lacking)
-            raise InputError(f"the law '{self.key}' needs {names}")
-        value = formula(case)
-        return float(value) if value.ndim == 0 and is_numpy(case.xp) else value

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import array_namespace, is_numpy
+from trbounds.arrays import array_namespace
 from trbounds.checks import COUNT, as_number_arrays, is_count, refuse_where
-from trbounds.errors import InputError
-from trbounds.theorem import Kind, Theorem
+from trbounds.theorem import Kind, Law
 
 __all__ = ["PruningCase", "PruningLaw"]
 
@@ -89,56 +88,24 @@ def _check(name: str, x: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruningLaw(Theorem):
+class PruningLaw(Law[PruningCase]):
     """A law of pruning: a theorem about a :class:`PruningCase`.
 
     Parameters
     ----------
-    key, title, source, quantity, requires, formula, statement, derive, rank, assumes
-        As of every :class:`~trbounds.theorem.Theorem`.
+    key, title, source, quantity, requires, formula, statement, derive, rank, assumes, relaxed
+        As of every :class:`~trbounds.theorem.Law`.
     exact : bool
         Whether the quantity equals the value; otherwise it is at most the value.
-    relaxed : callable, optional
-        ``relaxed(case)``: a simpler, larger value.
+
+    Notes
+    -----
+    Relative error below 1e-14.
     """
 
     exact: bool = False
-    relaxed: Callable[[PruningCase], Any] | None = None
 
     @property
     def kind(self) -> Kind:
         """Exact, or an upper bound."""
         return Kind.EXACT if self.exact else super().kind
-
-    def evaluate(self, case: PruningCase) -> Any:
-        """Evaluate the law.
-
-        Parameters
-        ----------
-        case : PruningCase
-            What is known.
-
-        Returns
-        -------
-        float or array
-            A total variation, a probability, or nats for a KL; relative error below 1e-14.
-
-        Raises
-        ------
-        InputError
-            If the case lacks what the law needs.
-        """
-        return self._apply(self.formula, case)
-
-    def evaluate_relaxed(self, case: PruningCase) -> Any:
-        """Evaluate the simpler form; as :meth:`evaluate`."""
-        if self.relaxed is None:
-            raise InputError(f"the law '{self.key}' has no relaxed form")
-        return self._apply(self.relaxed, case)
-
-    def _apply(self, formula: Callable[[PruningCase], Any], case: PruningCase) -> Any:
-        lacking = self.missing(case)
-        if lacking:
-            raise InputError(f"the law '{self.key}' needs {', '.join(lacking)}")
-        value = formula(case)
-        return float(value) if value.ndim == 0 and is_numpy(case.xp) else value
