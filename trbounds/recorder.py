@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, to_numpy
 from trbounds.errors import InputError
-from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
+from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
 
 __all__ = ["Recorder"]
 
@@ -248,7 +248,7 @@ class _Rows:
     @property
     def offsets(self) -> NDArray[np.int64]:
         """Where each sequence starts in what :meth:`tokens` returns."""
-        return np.concatenate([[0], np.cumsum(self._kept_lengths)]).astype(np.int64)
+        return offsets_of(self._kept_lengths)
 
     def cut(self, mask: Any) -> None:
         """Leave out what follows the last token of a sequence that counts."""
@@ -357,5 +357,4 @@ def _join(batches: Sequence[TraceBatch]) -> TraceBatch:
         name: np.concatenate([getattr(batch, name) for batch in batches])
         for name in _fields(batches[0])
     }
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return TraceBatch(offsets=offsets, **columns)
+    return TraceBatch(offsets=offsets_of(lengths), **columns)

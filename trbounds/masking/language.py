@@ -21,7 +21,7 @@ import re
 from typing import NamedTuple, NoReturn
 
 from trbounds.errors import InputError
-from trbounds.masking.presets import PRESETS, get_preset
+from trbounds.masking.presets import PRESETS
 from trbounds.masking.rules import And, Interval, Not, Or, Rule
 from trbounds.masking.statistics import STATISTICS, TOKEN_STATISTICS
 
@@ -179,7 +179,7 @@ class _Parser:
         return self._from_statistic()
 
     def _preset(self) -> Rule:
-        start, preset = self.here.start, get_preset(self._advance().text)
+        start, preset = self.here.start, PRESETS[self._advance().text.lower()]
         numbers: list[float] = []
         if self._take("("):
             numbers.append(self._number())

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from trbounds.errors import InputError
 from trbounds.masking.rules import And, Interval, Or, Rule
 
-__all__ = ["PRESETS", "Preset", "get_preset"]
+__all__ = ["PRESETS", "Preset"]
 
 
 @dataclass(frozen=True)
@@ -222,17 +222,3 @@ _ALL = (
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name.lower(): p for p in _ALL})
 """Every preset by its name in lower case."""
-
-
-def get_preset(name: str) -> Preset:
-    """Return a preset by its name, whatever the case.
-
-    Raises
-    ------
-    InputError
-        If there is no such preset; the message lists the names.
-    """
-    if name.lower() not in PRESETS:
-        names = ", ".join(preset.name for preset in PRESETS.values())
-        raise InputError(f"no rule '{name}'; there are: {names}")
-    return PRESETS[name.lower()]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.errors import InputError
+from trbounds.errors import InputError, no_such
 from trbounds.masking.length_neutral import length_neutral_score, length_neutral_weights
 from trbounds.masking.terms import TERMS, power
 from trbounds.masking.token_pass import blocks_of
@@ -24,7 +24,6 @@ __all__ = [
     "TOKEN_STATISTICS",
     "Statistic",
     "compute_statistics",
-    "get_statistic",
     "needs_tokens",
     "weights_of",
 ]
@@ -153,16 +152,9 @@ TOKEN_STATISTICS: Mapping[str, Statistic] = MappingProxyType(
 """Every term of a single token, by the name that rules on tokens give it."""
 
 
-def get_statistic(name: str) -> Statistic:
-    """Return a statistic by its name.
-
-    Raises
-    ------
-    InputError
-        If there is no such statistic; the message lists the names.
-    """
+def _statistic(name: str) -> Statistic:
     if name not in STATISTICS:
-        raise InputError(f"no statistic '{name}'; there are: {', '.join(STATISTICS)}")
+        raise no_such("statistic", name, STATISTICS)
     return STATISTICS[name]
 
 
@@ -171,9 +163,14 @@ def needs_tokens(names: Iterable[str], summary: TraceSummary | None = None) -> b
 
     Clamped ones are, unless a log-ratio of the trace exceeds the clamp; without a summary it is
     taken that none does.
+
+    Raises
+    ------
+    InputError
+        If there is no such statistic; the message lists the names.
     """
     return any(
-        name in TOKEN_STATISTICS or not _in_table(get_statistic(name), summary) for name in names
+        name in TOKEN_STATISTICS or not _in_table(_statistic(name), summary) for name in names
     )
 
 
@@ -227,7 +224,7 @@ def compute_statistics(
     """
     wanted = list(dict.fromkeys(names))
     for name in wanted:
-        statistic = get_statistic(name)
+        statistic = _statistic(name)
         lacking = [field for field in statistic.needs if not summary.has(field)]
         if lacking:
             raise InputError(f"'{name}' needs {', '.join(lacking)} of every sequence")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError, MissingDependency
+from trbounds.traces.batch import offsets_of
 from trbounds.traces.columns import BOOLEANS, IDENTIFIERS, INTEGERS, NUMBERS, field_of
 from trbounds.traces.validate import Ragged
 
@@ -180,8 +181,7 @@ def _ragged(pa: Any, array: Any) -> Ragged:
         # A null list may still own values, and views lie in any order: flatten() sees to both,
         # offsets do not. Not cast(), which in pyarrow 26 makes corrupt lists of views.
         values = array.flatten()
-        lengths = array.value_lengths().fill_null(0).to_numpy().astype(np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        offsets = offsets_of(array.value_lengths().fill_null(0).to_numpy())
     else:
         offsets = array.offsets.to_numpy().astype(np.int64)
         values = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))

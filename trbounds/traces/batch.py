@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SEQUENCE_FIELDS", "TOKEN_FIELDS", "TraceBatch", "reduce_segments"]
+__all__ = ["SEQUENCE_FIELDS", "TOKEN_FIELDS", "TraceBatch", "offsets_of", "reduce_segments"]
 
 TOKEN_FIELDS = (
     "rollout_logprobs",
@@ -41,6 +41,11 @@ SEQUENCE_FIELDS = (
 """Fields of a batch with one entry per sequence."""
 
 Floats = NDArray[np.float64]
+
+
+def offsets_of(lengths: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
+    """Return the offsets of segments of these lengths: one more, from 0 to their sum."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def reduce_segments(
@@ -220,7 +225,7 @@ class TraceBatch:
         tokens = np.repeat(keep, self.lengths)
         return replace(
             self,
-            offsets=np.concatenate([[0], np.cumsum(self.lengths[keep])]).astype(np.int64),
+            offsets=offsets_of(self.lengths[keep]),
             records=self.record_numbers[keep],
             **self._map_tokens(lambda values: values[tokens]),
             **self._map_sequences(lambda values: values[keep]),
@@ -242,11 +247,11 @@ class TraceBatch:
         positions = np.arange(self.n_tokens, dtype=np.int64) - starts
         if self.positions is not None:
             positions = self.positions
-        lengths = reduce_segments(np.add, keep.astype(np.int64), self.offsets).astype(np.int64)
+        lengths = reduce_segments(np.add, keep.astype(np.int64), self.offsets)
         tokens = self._map_tokens(lambda values: values[keep])
         return replace(
             self,
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            offsets=offsets_of(lengths),
             **{**tokens, "mask": None, "positions": positions[keep]},
         )
 

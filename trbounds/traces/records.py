@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
-from trbounds.traces.batch import TOKEN_FIELDS, TraceBatch
+from trbounds.traces.batch import TOKEN_FIELDS, TraceBatch, offsets_of
 from trbounds.traces.columns import BOOLEANS, INTEGERS, KNOWN, NUMBERS, field_of
 from trbounds.traces.validate import Ragged, ReadOptions, assemble
 
@@ -68,8 +68,7 @@ def batch_from_records(
     for name in rows[0]:
         values = [row[name] for row in rows]
         if name in _LISTS:
-            lengths = [value.size for value in values]
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            offsets = offsets_of([value.size for value in values])
             columns[name] = Ragged(offsets, np.concatenate(values))
         else:
             columns[name] = _stack(name, values)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
-from trbounds.traces.batch import TraceBatch, reduce_segments
+from trbounds.traces.batch import TraceBatch
 from trbounds.traces.compiled import BlockParts, uses_numba
 from trbounds.traces.estimates import (
     PairedDifference,
@@ -26,10 +26,10 @@ from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import SequenceTable, check_numbers
 from trbounds.traces.step_series import StepSeries, step_series
 from trbounds.traces.stopping import StoppedSums
-from trbounds.traces.token_counts import TokenCounts
+from trbounds.traces.token_counts import TokenCounts, count_block
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["COUNTS", "Kernel", "TraceSummary"]
+__all__ = ["Kernel", "TraceSummary"]
 
 Kernel = Literal["auto", "numpy", "numba"]
 
@@ -43,27 +43,6 @@ _MAX_SKIPPED = 1_000
 
 _OPTIONAL = ("kl", "tv", "chi2", "entropy", "advantages", "weight_version")
 _OPTIONAL_SEQUENCE = ("reward", "prompt_id", "group_id", "step", "finished", "accepted")
-
-COUNTS = {
-    "tokens": "tokens that count",
-    "masked_tokens": "tokens left out by the mask",
-    "finished": "sequences that ended by themselves",
-    "empty_sequences": "sequences without a token that counts",
-    "saturated_sequences": "sequences of which a prefix weight was cut at e^100",
-    "truncated_sampling": "sequences logged with top_p < 1 or top_k > 0",
-    "mixed_versions": "sequences sampled by more than one version of the weights",
-    "equal_logprobs": "tokens with the same log-probability under both policies",
-    "zero_rollout_logprobs": "tokens with rollout log-probability exactly 0",
-    "zero_train_logprobs": "tokens with training log-probability exactly 0",
-    "zero_filled_rollout": "tokens with rollout log-probability 0 and training one below -0.1",
-    "zero_filled_train": "tokens with training log-probability 0 and rollout one below -0.1",
-    "length_mismatches": "sequences whose logged length is not their number of tokens",
-    "rejected_sequences": "sequences with log-probabilities of which no token counts",
-    "unaccepted_sequences": "sequences that the framework left out of its update",
-    "kl_above_log_chi2": "tokens with kl > log(1 + chi2)",
-    "skipped": "records and files left out because of an error",
-}
-"""What ``TraceSummary.counts`` counts."""
 
 
 class TraceSummary:
@@ -88,7 +67,7 @@ class TraceSummary:
     pairs : PairMoments
         How the two log-probabilities go together, for :mod:`trbounds.traces.findings`.
     counts : Counter
-        See :data:`COUNTS`.
+        See :data:`trbounds.traces.token_counts.COUNTS`.
     files : list of str
         Sorted; ``sequences["file"]`` indexes it.
     present : frozenset of str or None
@@ -188,7 +167,7 @@ class TraceSummary:
             parts.add_compiled(batch, block) if compiled else _add_with_numpy(parts, batch, block)
         )
         self._table.absorb(table, self._file_index([block.file]))
-        self.counts.update(_count(counts, batch, block))
+        self.counts.update(count_block(counts, batch, block))
         names = (*_OPTIONAL, *_OPTIONAL_SEQUENCE)
         self._note_fields(frozenset(name for name in names if getattr(block, name) is not None))
         self._sorted = False
@@ -272,6 +251,7 @@ class TraceSummary:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a ``.tbs`` file; see :func:`trbounds.traces.summary_file.save`."""
+        # Here and below, because the file's form follows from the summary, and imports it.
         from trbounds.traces.summary_file import save
 
         save(self, path)
@@ -376,33 +356,3 @@ def _add_with_numpy(
         parts.histograms.setdefault(name, Histogram()).absorb(histogram)
     parts.pairs.absorb(PairMoments.of(terms, block))
     return SequenceTable.of(terms), TokenCounts.of(terms)
-
-
-def _count(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Counter[str]:
-    counts: dict[str, Any] = {
-        **tokens._asdict(),
-        "tokens": batch.n_tokens,
-        "masked_tokens": block.n_tokens - batch.n_tokens,
-        "finished": 0 if batch.finished is None else np.count_nonzero(batch.finished),
-        "empty_sequences": np.count_nonzero(batch.lengths == 0),
-    }
-    if block.length is not None:
-        # With or without the masked tokens: loops differ in which of them they call the response.
-        other = (block.length != block.lengths) & (block.length != batch.lengths)
-        counts["length_mismatches"] = np.count_nonzero(other)
-    if block.mask is not None:
-        scored = reduce_segments(np.add, block.rollout_logprobs < 0.0, block.offsets) > 0
-        counts["rejected_sequences"] = np.count_nonzero(scored & (batch.lengths == 0))
-    if batch.accepted is not None:
-        counts["unaccepted_sequences"] = batch.n_sequences - np.count_nonzero(batch.accepted)
-    truncated = np.zeros(batch.n_sequences, dtype=bool)
-    if batch.top_p is not None:
-        truncated |= batch.top_p < 1.0
-    if batch.top_k is not None:
-        truncated |= batch.top_k > 0
-    counts["truncated_sampling"] = np.count_nonzero(truncated)
-    if batch.weight_version is not None:
-        version = batch.weight_version.astype(np.float64)
-        mixed = batch.segment_max(version) != -batch.segment_max(-version)
-        counts["mixed_versions"] = np.count_nonzero(mixed)
-    return Counter({name: int(count) for name, count in counts.items() if count})

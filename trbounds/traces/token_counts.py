@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trbounds.traces.batch import TraceBatch, reduce_segments
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["CERTAIN", "TokenCounts"]
+__all__ = ["CERTAIN", "COUNTS", "TokenCounts", "count_block"]
+
+COUNTS = {
+    "tokens": "tokens that count",
+    "masked_tokens": "tokens left out by the mask",
+    "finished": "sequences that ended by themselves",
+    "empty_sequences": "sequences without a token that counts",
+    "saturated_sequences": "sequences of which a prefix weight was cut at e^100",
+    "truncated_sampling": "sequences logged with top_p < 1 or top_k > 0",
+    "mixed_versions": "sequences sampled by more than one version of the weights",
+    "equal_logprobs": "tokens with the same log-probability under both policies",
+    "zero_rollout_logprobs": "tokens with rollout log-probability exactly 0",
+    "zero_train_logprobs": "tokens with training log-probability exactly 0",
+    "zero_filled_rollout": "tokens with rollout log-probability 0 and training one below -0.1",
+    "zero_filled_train": "tokens with training log-probability 0 and rollout one below -0.1",
+    "length_mismatches": "sequences whose logged length is not their number of tokens",
+    "rejected_sequences": "sequences with log-probabilities of which no token counts",
+    "unaccepted_sequences": "sequences that the framework left out of its update",
+    "kl_above_log_chi2": "tokens with kl > log(1 + chi2)",
+    "skipped": "records and files left out because of an error",
+}
+"""What ``TraceSummary.counts`` counts."""
 
 CERTAIN = -0.1
 """A log-probability of 0 under one policy is a filler if the other's is below this."""
@@ -50,3 +73,42 @@ def _zeros(values: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[in
     zero = values == 0.0
     count = int(np.count_nonzero(zero))
     return count, int(np.count_nonzero(others[zero] < CERTAIN)) if count else 0
+
+
+def count_block(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Counter[str]:
+    """Return the :data:`COUNTS` of a block, those of its tokens having been counted.
+
+    Parameters
+    ----------
+    tokens : TokenCounts
+        Of the tokens that count.
+    batch, block : TraceBatch
+        The sequences without and with the masked tokens.
+    """
+    counts: dict[str, Any] = {
+        **tokens._asdict(),
+        "tokens": batch.n_tokens,
+        "masked_tokens": block.n_tokens - batch.n_tokens,
+        "finished": 0 if batch.finished is None else np.count_nonzero(batch.finished),
+        "empty_sequences": np.count_nonzero(batch.lengths == 0),
+    }
+    if block.length is not None:
+        # With or without the masked tokens: loops differ in which of them they call the response.
+        other = (block.length != block.lengths) & (block.length != batch.lengths)
+        counts["length_mismatches"] = np.count_nonzero(other)
+    if block.mask is not None:
+        scored = reduce_segments(np.add, block.rollout_logprobs < 0.0, block.offsets) > 0
+        counts["rejected_sequences"] = np.count_nonzero(scored & (batch.lengths == 0))
+    if batch.accepted is not None:
+        counts["unaccepted_sequences"] = batch.n_sequences - np.count_nonzero(batch.accepted)
+    truncated = np.zeros(batch.n_sequences, dtype=bool)
+    if batch.top_p is not None:
+        truncated |= batch.top_p < 1.0
+    if batch.top_k is not None:
+        truncated |= batch.top_k > 0
+    counts["truncated_sampling"] = np.count_nonzero(truncated)
+    if batch.weight_version is not None:
+        version = batch.weight_version.astype(np.float64)
+        mixed = batch.segment_max(version) != -batch.segment_max(-version)
+        counts["mixed_versions"] = np.count_nonzero(mixed)
+    return Counter({name: int(count) for name, count in counts.items() if count})

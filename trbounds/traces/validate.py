@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
-from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
+from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
 
 __all__ = ["LOWEST_SAMPLED_LOGPROB", "RANGES", "Ragged", "ReadOptions", "assemble", "validate"]
 
@@ -42,8 +42,7 @@ class Ragged(NamedTuple):
     def select(self, keep: NDArray[np.bool_]) -> Ragged:
         """Keep the lists where ``keep`` is true."""
         lengths = np.diff(self.offsets)
-        offsets = np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64)
-        return Ragged(offsets, self.values[np.repeat(keep, lengths)])
+        return Ragged(offsets_of(lengths[keep]), self.values[np.repeat(keep, lengths)])
 
 
 def _forget(error: InputError) -> None:
