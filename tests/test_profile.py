@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from trbounds.oracle import (
 )
 from trbounds.profile import FIELDS, POSITION_FIELDS, Conversion, DivergenceProfile, Provenance
 from trbounds.relations import RELATIONS
+from trbounds.symbolic import SYMBOLS
 
 
 @pytest.mark.parametrize(
@@ -273,5 +275,8 @@ def test_with_values_marks_them_given() -> None:
     assert profile.kl_seq == 0.5
 
 
-def test_position_fields_are_fields() -> None:
+def test_every_field_is_declared_and_has_a_symbol() -> None:
+    optional = {f.name for f in dataclass_fields(DivergenceProfile) if f.default is None}
+    assert optional - {"dtype"} == set(FIELDS)
+    assert set(SYMBOLS) == {"T", *FIELDS}
     assert set(POSITION_FIELDS) <= set(FIELDS)
