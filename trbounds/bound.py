@@ -116,8 +116,10 @@ class Bound(Theorem):
     Notes
     -----
     Bounds are found with :func:`trbounds.get_bound` and :func:`trbounds.all_bounds`. ``statement``
-    and ``derive`` import sympy; ``formula`` does not. To add a bound, copy
-    ``trbounds/bounds/_template.py``.
+    and ``derive`` import sympy; ``formula`` does not. Any number of threads may evaluate bounds at
+    once, but only one at a time may use ``statement`` and ``derive``: sympy keeps what it knows of
+    an expression in the expression, and a thread that looks on meanwhile can miss a sign. To add
+    a bound, copy ``trbounds/bounds/_template.py``.
     """
 
     quantity: str = "|Error|"

@@ -102,7 +102,7 @@ class Derivation:
     steps: tuple[Step, ...]
 
     def check(self) -> tuple[Certificate, ...]:
-        """Run every check and return the certificates, in order."""
+        """Run every check and return the certificates, in order. One thread at a time may."""
         return tuple(step.check() for step in self.steps)
 
     def lemmas(self) -> tuple[Lemma, ...]:

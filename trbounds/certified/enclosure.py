@@ -87,7 +87,8 @@ def enclose(bound: Bound, profile: DivergenceProfile, *, precision: int = 100) -
 
     Notes
     -----
-    Source: trbounds. Ball arithmetic is F. Johansson's arb.
+    Source: trbounds. Ball arithmetic is F. Johansson's arb, whose working precision is one for the
+    whole process, and is put back afterwards: enclose in one thread at a time, or in processes.
     """
     if not 8 <= precision <= _MOST_BITS // 4:
         raise InputError(
