@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trbounds.arrays import array_namespace, asarray_float64, is_numpy
+from trbounds.arrays import is_numpy
 from trbounds.errors import InputError
 from trbounds.profile import POSITION_FIELDS, DivergenceProfile
 from trbounds.special import entropy_dual_gain
@@ -172,12 +172,6 @@ class Bound(Theorem):
         """
         known = profile.complete(*self.requires, *self.uses, "kl_seq", "reward_var")
         value = self._evaluate(known, self.formula)
-        can_certify = None
-        if known.kl_seq is not None:
-            largest = _as_result(
-                entropy_dual_gain(known.kl_seq, known.unit_reward_var) * known.reward_width, known
-            )
-            can_certify = value < largest
         return Assessment(
             bound=self,
             value=value,
@@ -186,7 +180,7 @@ class Bound(Theorem):
             if self.relaxed is None
             else self._evaluate(known, self.relaxed.formula),
             informative=value < known.reward_width,
-            can_certify=can_certify,
+            can_certify=None if known.kl_seq is None else value < largest_surrogate_gain(known),
             plug_in=any(
                 known.provenance[name].plug_in
                 for name in (*self.requires, *self.uses)
@@ -273,6 +267,5 @@ def largest_surrogate_gain(profile: DivergenceProfile) -> Any:
     known = profile.complete("kl_seq", "reward_var")
     if known.kl_seq is None:
         raise InputError("the sequence KL is needed", field="kl_seq")
-    xp = array_namespace(known.T)
-    gain = entropy_dual_gain(known.kl_seq, asarray_float64(known.unit_reward_var, xp=xp))
+    gain = entropy_dual_gain(known.kl_seq, known.unit_reward_var, xp=known.xp)
     return _as_result(gain * known.reward_width, known)

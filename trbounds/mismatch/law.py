@@ -16,7 +16,8 @@ from trbounds.theorem import Kind, Law
 
 __all__ = ["MismatchCase", "MismatchLaw", "Perturbation"]
 
-_GIVEN = ("logit_error", "logp", "log1mp", "logq", "log1mq", "noise_sd", "rest_square")
+_LOGARITHMS = ("logp", "log1mp", "logq", "log1mq")
+_GIVEN = (*_LOGARITHMS, "logit_error", "noise_sd", "rest_square")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +101,7 @@ class MismatchCase:
 
 
 def _check(name: str, array: Any) -> None:
-    if name.startswith("log") and name != "logit_error":
+    if name in _LOGARITHMS:
         bad, expected = ~(array <= 0.0), "a logarithm of a probability, at most 0"
     elif name == "rest_square":
         bad, expected = ~((array >= 0.0) & (array <= 1.0)), "a number in [0, 1]"
