@@ -14,7 +14,13 @@ import pytest
 from trbounds.bounds import all_bounds, get_bound
 from trbounds.certified.check import certify_pair
 from trbounds.errors import InputError
-from trbounds.oracle import exact, random_pair, stopped_path_fields, two_valued_ratio
+from trbounds.oracle import (
+    exact,
+    random_pair,
+    stopped_path_fields,
+    two_valued_ratio,
+    worst_reward,
+)
 from trbounds.oracle.families import families
 from trbounds.oracle.search import search
 from trbounds.oracle.tightness import (
@@ -49,6 +55,13 @@ def test_search_says_what_it_measured() -> None:
         assert found.centred_ratio == found.ratio * (2 if bound.halves else 1)
         assert (found.stop_budget is not None) == (key == "path_sum_chi2_stopped")
         assert exact(found.pair).absolutely_continuous
+
+
+def test_rewards_between_the_extremes_come_closer_to_bounds_that_know_the_variance() -> None:
+    bound = get_bound("path_sum_chi2")
+    found = search(bound, evaluations=200, seed=1, horizons=[2, 3], vocabularies=[3])
+    extreme = found.pair.with_reward(worst_reward(found.pair))
+    assert found.ratio > 1.05 * error_over_bound(bound, extreme)[0]
 
 
 def test_search_is_reproducible() -> None:

@@ -28,11 +28,12 @@ __all__ = [
 
 
 def missing_absolute_continuity(mass: Scalar) -> TabularPair:
-    """Return the pair on which every bound fails: the training policy leaves the support.
+    """Return a pair whose training policy leaves the support, where bounds that need it fail.
 
     ``T = 1``, ``mu = (1, 0)``, ``pi = (1 - mass, mass)``, ``R = (0, 1)``. The ratio is
     ``1 - mass`` at the only token that is ever sampled, the surrogate is 0, and the error is
-    `mass`, while every bound proportional to ``T - 1`` is 0.
+    `mass`, while every bound proportional to ``T - 1`` is 0. The bounds ``sequence_kl`` and
+    ``triangle`` hold all the same.
 
     Parameters
     ----------
