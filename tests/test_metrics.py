@@ -221,6 +221,19 @@ def test_nemo_rl(level, cap, floor):
         values_of(replace(batch, accepted=np.zeros_like(kept)), "nemo-rl")
 
 
+def test_what_equals_a_limit_is_inside():
+    batch = TraceBatch(
+        offsets=np.array([0, 1, 2]),
+        rollout_logprobs=np.array([-1.0, -1.0]),
+        train_logprobs=np.array([-1.0, -0.5]),
+    )
+    for level in ("seq-mask-tis", "icepop", "tis"):
+        found = values_of(batch, "nemo-rl", level=level, cap=1.0, floor=1.0)
+        assert found["train/is_oob_ratio"] == 0.5
+        kept = 1.0 if level == "tis" else 0.5
+        assert found["train/sampling_importance_ratio"] == kept
+
+
 def test_extremes_over_sequences_have_no_standard_error():
     (found,) = framework_metrics([make_batch(2)], "nemo-rl")
     for name, error in found.standard_errors.items():
@@ -255,7 +268,7 @@ def test_nemo_rl_drops_ratios_that_overflow():
     assert cut["train/is_oob_ratio"] == 0.5
 
 
-@pytest.mark.parametrize("size", [1e-9, 1e-5, 0.00999, 0.01001, 0.5, 12.0])
+@pytest.mark.parametrize("size", [1e-9, 1e-5, 0.00999, 0.01001, 0.05, 0.5, 12.0])
 def test_jensen_shannon_is_accurate_at_every_size(size):
     mpmath = pytest.importorskip("mpmath")
     batch = TraceBatch(

@@ -97,6 +97,26 @@ def test_truncated_files_are_refused(tmp_path, form, keep) -> None:
         list(read_logits(path).batches())
 
 
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+def test_a_file_that_lacks_one_byte_is_refused(tmp_path, form) -> None:
+    logits = {"rollout_logits": np.zeros((2, 3)), "train_logits": np.zeros((2, 3))}
+    path = save(tmp_path, form, logits)
+    for target in path.glob("*.npy") if form == "npy" else [path]:
+        target.write_bytes(target.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated: found 47 bytes, expected 48"):
+        read_logits(path)
+
+
+def test_long_safetensors_headers_are_refused(tmp_path, monkeypatch) -> None:
+    path = save(tmp_path, "safetensors", arrays())
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    monkeypatch.setattr("trbounds.logits.sources._HEADER_LIMIT", length)
+    read_logits(path)
+    monkeypatch.setattr("trbounds.logits.sources._HEADER_LIMIT", length - 1)
+    with pytest.raises(InputError, match=f"the header should take {length} bytes"):
+        read_logits(path)
+
+
 def test_damaged_members_are_refused(tmp_path) -> None:
     path = save(tmp_path, "npz", arrays())
     data = bytearray(path.read_bytes())
@@ -403,6 +423,20 @@ def test_bad_top_k_rows_are_named(tmp_path, field, value, message) -> None:
     stored[field][3, 4] = value
     with pytest.raises(InputError, match=message):
         next(top_k_divergences(read_logits(save(tmp_path, "npz", stored))))
+
+
+@pytest.mark.parametrize(("units", "refused"), [(9, False), (11, True)])
+def test_a_logged_certainty_may_be_off_by_its_rounding(tmp_path, units, refused) -> None:
+    stored = {}
+    for policy in ("rollout", "train"):
+        stored[f"{policy}_topk_ids"] = np.array([[4]])
+        stored[f"{policy}_topk_logprobs"] = np.array([[units * 2.0**-23]], dtype=np.float32)
+    found = top_k_divergences(read_logits(save(tmp_path, "npz", stored)))
+    if refused:
+        with pytest.raises(InputError, match="found a log-probability above 0"):
+            next(found)
+    else:
+        assert next(found).upper.tv[0] < 1e-5
 
 
 def test_top_k_tokens_twice_and_wrong_kind_of_file(tmp_path) -> None:

@@ -158,6 +158,8 @@ def test_bounds_of_verl_on_k1_keep_the_ratio_between_their_inverses(option, numb
 def test_caps_of_combinations():
     assert parse_rule("max kl <= 2 and (max kl < 1 or ser > 3)").caps() == {"max kl": 2.0}
     assert parse_rule("max kl <= 2 or max kl <= 3").caps() == {"max kl": 3.0}
+    assert parse_rule("max kl <= 2 and max kl <= 3").caps() == {"max kl": 2.0}
+    assert parse_rule("max kl <= 3 and max kl <= 2").caps() == {"max kl": 2.0}
     assert parse_rule("max kl <= 2 or ser <= 3").caps() == {}
     assert parse_rule("not max kl > 2").caps() == {}
     assert parse_rule("1 < max kl < 2").caps() == {"max kl": 2.0}

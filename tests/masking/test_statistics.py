@@ -11,7 +11,7 @@ import pytest
 from trbounds.errors import InputError
 from trbounds.masking import STATISTICS, compute_statistics, needs_tokens
 from trbounds.masking.statistics import weights_of
-from trbounds.traces import TraceSummary
+from trbounds.traces import TraceBatch, TraceSummary
 
 PLAIN = [name for name in STATISTICS if not name.startswith("ln_trm")]
 
@@ -168,3 +168,12 @@ def test_clamped_statistics_read_the_tokens_where_the_clamp_matters(batch, summa
     assert found == pytest.approx(expected, rel=1e-12)
     unclamped = compute_statistics(beyond, [plain], [far])[plain]
     assert not np.allclose(found, unclamped)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_sequences_of_one_token(batch, name):
+    fields = ("rollout_logprobs", "train_logprobs", "kl", "tv", "chi2")
+    tokens = {field: getattr(batch, field)[:4] for field in fields}
+    few = TraceBatch(offsets=np.array([0, 1, 2, 4]), **tokens)
+    found = compute_statistics(TraceSummary.of(few), [name], [few])
+    assert found[name] == pytest.approx(slow(few, name), rel=1e-6, abs=1e-12)

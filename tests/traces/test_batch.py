@@ -1,5 +1,7 @@
 """The ragged batch: segments, masks, cuts and places."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,6 +68,8 @@ def test_counted_takes_masked_tokens_out_and_remembers_positions():
     assert counted.log_ratio.tolist() == [2, 3]
     assert counted.place(1) == ("f", 7, 2)
     assert counted.counted() is counted
+    again = replace(counted, mask=np.array([False, True])).counted()
+    assert again.place(0) == ("f", 7, 2)
 
 
 def test_select_keeps_record_numbers():

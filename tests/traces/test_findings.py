@@ -422,6 +422,19 @@ def test_prompts_with_different_numbers_of_sequences_are_noted():
     assert "uneven_groups" not in named(right(prompt_id=prompt % 25, step=np.arange(N) // 100))
 
 
+@pytest.mark.parametrize(("empty", "is_named"), [(0, False), (2, False), (3, True)])
+def test_one_sequence_in_a_hundred_may_have_no_token(empty, is_named):
+    batch = right()
+    lengths = np.r_[np.zeros(empty, dtype=int), np.full(N - empty, T)]
+    short = replace(
+        batch,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        rollout_logprobs=batch.rollout_logprobs[empty * T :],
+        train_logprobs=batch.train_logprobs[empty * T :],
+    )
+    assert ("empty_sequences" in named(short)) is is_named
+
+
 def test_many_sequences_without_a_token_are_named():
     batch = right()
     tokens = np.repeat(np.arange(N) % 4 > 0, T)

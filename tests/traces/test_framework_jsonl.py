@@ -7,6 +7,7 @@ import pytest
 
 from trbounds.errors import InputError
 from trbounds.traces import ReadOptions, open_trace, summarize
+from trbounds.traces.framework_records import number_in_name
 from trbounds.traces.reader import detect
 from trbounds.traces.source import Source
 
@@ -302,6 +303,7 @@ def with_weights(line, rl=None, ce=None, ref=None):
         # Tokens of a frozen model among those of the policy.
         ([0, 0, 0, 0, 1, 0, 1], [0, 0, 0, 1, 0, 1, 0], None, [4, 6]),
         ([0] * 7, [0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0.5], [5, 6]),
+        ([0] * 7, [0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 0.5], [5, 6]),
         # Advantage 0: the weight is 0 too, but the policy sampled the token.
         ([0, 0, 0, 0, 1, 1, 1], None, None, [3, 4, 5, 6]),
     ],
@@ -379,3 +381,11 @@ def test_options_reach_every_reader(nemo, prime):
             list(detect(source).read(source, ReadOptions(max_length=4)))
         batches = list(detect(source).read(source, ReadOptions(batch_tokens=1)))
         assert [batch.n_sequences for batch in batches] == [1, 1, 1]
+
+
+def test_a_number_in_a_name_is_a_step_of_32_bits_or_none():
+    pattern = r"step(\d+)\.jsonl"
+    assert number_in_name("step9/step007.jsonl.gz", pattern) == 7
+    assert number_in_name("step123456789.jsonl", pattern) == 123_456_789
+    assert number_in_name("step12345678901.jsonl", pattern) is None
+    assert number_in_name("step7/other.jsonl", pattern) is None

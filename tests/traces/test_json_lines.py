@@ -78,3 +78,12 @@ def test_a_bad_line_is_named(tmp_path):
     file.write_text('{"a": 1}\n{"a": }\n')
     with pytest.raises(InputError, match=r"record 1: line 2 is not valid JSON"):
         decoded(file, ReadOptions())
+
+
+def test_every_kind_of_value_counts_towards_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_lines, "MAX_LINE_VALUES", 9)
+    file = tmp_path / "a.jsonl"
+    for text in ('{"a": [[[[[[[[[[]]]]]]]]]]}', '{"a": [' + "0," * 9 + "0]}", '{"a":' * 10 + "1"):
+        file.write_text(text)
+        with pytest.raises(InputError, match="line 1 holds more than 9 values"):
+            decoded(file, ReadOptions())

@@ -52,6 +52,12 @@ def test_rows_hold_the_tokens_asked_for(options):
         found.rows_at_once(file.num_row_groups, 1000)
 
 
+def test_rows_without_tokens_are_bounded_too():
+    empty = pa.array([[]] * 1000, pa.list_(pa.float64()))
+    found, _ = pages(pa.table({"rollout_logprobs": empty, "train_logprobs": empty}))
+    assert found.rows_at_once(0, 50) == 50
+
+
 def constant(rows, length):
     offsets = pa.array(np.arange(rows + 1) * length, pa.int64())
     values = pa.array(np.full(rows * length, -1.0, np.float32))

@@ -278,6 +278,15 @@ def test_write_parquet_round_trip(tmp_path):
     assert len(os.listdir(tmp_path)) == 2
 
 
+def test_write_parquet_ends_a_row_group_when_it_is_full(tmp_path, monkeypatch):
+    batches = list(open_trace(write_jsonl(tmp_path / "a.jsonl", ROWS)))
+    monkeypatch.setattr("trbounds.traces.writing._GROUP_TOKENS", 2 * batches[0].n_tokens)
+    write_parquet(batches * 5, tmp_path / "b.parquet")
+    metadata = pq.read_metadata(tmp_path / "b.parquet")
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert rows == [2 * len(ROWS), 2 * len(ROWS), len(ROWS)]
+
+
 def test_write_parquet_leaves_nothing_behind_on_failure(tmp_path):
     one = open_trace(write_jsonl(tmp_path / "a.jsonl", ROWS))
     rows = [{k: v for k, v in row.items() if k != "kl"} for row in ROWS]
@@ -464,6 +473,8 @@ def test_bad_record_in_every_form(tmp_path, rows, record, field, problem):
         (json.dumps(changed(1, prompt_id="\ud800")[1]), 1, "prompt_id", "not valid Unicode"),
         (json.dumps(changed(1, step=1.5)[1]), 1, "step", "found 1.5, expected a whole number"),
         (json.dumps(changed(1, step=2**70)[1]), 1, "step", "of 64 bits"),
+        (json.dumps(changed(1, step=2**63)[1]), 1, "step", "of 64 bits"),
+        (json.dumps(changed(1, step=True)[1]), 1, "step", "found True, expected a whole number"),
         (json.dumps(changed(2, kl=[10**400])[2]), 1, "kl", "too large"),
         (json.dumps(changed(2, kl=[np.nan])[2]), 1, "kl", "missing value (null or NaN)"),
         (json.dumps(changed(2, kl=[np.inf])[2]), 1, "kl", "found inf"),
@@ -516,6 +527,12 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"kl": [' + b"0," * (1 << 22)))
     with pytest.raises(InputError, match="record 0: line 1 has more than 1 MiB"):
         list(open_trace(tmp_path / "a.jsonl.gz"))
+
+
+def test_an_empty_file_of_a_named_format(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.jsonl: the file is empty"):
+        list(open_trace(tmp_path / "a.jsonl", "canonical-jsonl"))
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz"])

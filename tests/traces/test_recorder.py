@@ -471,3 +471,20 @@ def test_recipe_any_loop(tmp_path, monkeypatch):
     one = {"rollout": np.array([-1.0, -0.5]), "train": [-1.0, -0.25], "reward": 1.0}
     exec(recipes()["any loop"], {"rollouts": [[one, one], [one]]})
     assert only("traces").step.tolist() == [0, 0, 1]
+
+
+def test_a_shard_is_written_when_it_is_full(tmp_path):
+    recorder = Recorder(tmp_path, shard_tokens=4, shard_seconds=1e9)
+    tokens = np.full((1, 2), -1.0)
+    for shards in (0, 1, 1, 2):
+        recorder.record(rollout_logprobs=tokens, train_logprobs=tokens)
+        assert len(list(tmp_path.iterdir())) == shards
+
+
+@pytest.mark.parametrize(("length", "kept"), [(128, True), (129, False)])
+def test_the_longest_identifier_is_kept(tmp_path, length, kept):
+    tokens, prompt = np.full((1, 2), -1.0), "x" * length
+    with Recorder(tmp_path) as recorder:
+        recorder.record(rollout_logprobs=tokens, train_logprobs=tokens, prompt_id=[prompt])
+    (batch,) = open_trace(tmp_path)
+    assert (batch.prompt_id.tolist() == [prompt]) is kept

@@ -385,13 +385,13 @@ def test_admissible_extremes_stay_finite():
 
 def test_counts_of_suspicious_tokens():
     batch = TraceBatch(
-        offsets=np.array([0, 2, 4]),
+        offsets=np.array([0, 2, 4, 4]),
         rollout_logprobs=np.array([0.0, -1.0, 0.0, -2.0]),
         train_logprobs=np.array([0.0, -1.0, -1.0, -3.0]),
         weight_version=np.array([1, 1, 1, 2]),
-        top_p=np.array([0.9, 1.0]),
-        top_k=np.array([0, 5]),
-        finished=np.array([True, False]),
+        top_p=np.array([0.9, 1.0, 1.0]),
+        top_k=np.array([0, 5, 0]),
+        finished=np.array([True, False, False]),
     )
     counts = TraceSummary.of(batch).counts
     assert counts["equal_logprobs"] == 2
@@ -458,3 +458,34 @@ def test_unknown_names_are_refused():
 
 def test_memory_per_sequence():
     assert sum(np.dtype(kind).itemsize for kind in COLUMNS.values()) <= 128
+
+
+def test_whole_numbers_in_text_are_themselves_as_prompts():
+    labels = [str(2**63 - 1), str(-(2**63) + 1), "7", "007", str(-(2**63)), str(2**63)]
+    batch = plain([[0.1]] * 6, prompt_id=np.array(labels, dtype=object))
+    found = TraceSummary.of(batch).sequences["group"].tolist()
+    assert found[:3] == [2**63 - 1, -(2**63) + 1, 7]
+    assert NO_GROUP not in found
+    assert len(set(found)) == 6
+
+
+def test_the_first_thousand_records_left_out_are_listed():
+    summary = TraceSummary()
+    for record in reversed(range(1005)):
+        summary.record_skip(InputError("bad", file="f", record=record))
+    assert [skipped.record for skipped in summary.skipped] == list(range(1000))
+    assert summary.counts["skipped"] == 1005
+
+
+@pytest.mark.parametrize(("rollout", "holes"), [(0.0, 0), (-np.inf, 0), (-0.2, 1)])
+def test_fillers_are_no_holes_of_a_mask(rollout, holes):
+    batch = TraceBatch(
+        offsets=np.array([0, 3]),
+        rollout_logprobs=np.array([-1.0, rollout, -1.0]),
+        train_logprobs=np.array([-1.1, -0.5, -1.2]),
+        mask=np.array([True, False, True]),
+    )
+    count, mean, smallest = TraceSummary.of(batch).pairs.masked("hole")
+    assert count == holes
+    if holes:
+        assert mean == smallest == pytest.approx(0.3)

@@ -97,6 +97,18 @@ def test_the_first_bad_record_is_the_one_named():
         validate(batch)
 
 
+def test_the_least_training_logprob_is_admissible():
+    validate(good(train_logprobs=np.array([-1e4, -1.1, -0.1])))
+    with pytest.raises(InputError, match="field 'train_logprobs'"):
+        validate(good(train_logprobs=np.array([-10_000.001, -1.1, -0.1])))
+
+
+def test_a_masked_value_is_not_named_in_the_place_of_one_that_counts():
+    batch = good(kl=np.array([-1.0, 0.0, -2.0]), mask=np.array([False, True, True]))
+    with pytest.raises(InputError, match="record 41, field 'kl': found -2 at position 0"):
+        validate(batch)
+
+
 def test_masked_values_are_not_looked_at():
     mask = np.array([True, True, False])
     assert validate(good(rollout_logprobs=np.array([-0.5, -1.0, np.nan]), mask=mask)) is None
@@ -135,6 +147,20 @@ def test_lists_of_unequal_length():
     short = Ragged(np.array([0, 1, 2]), np.array([0.1, 0.1]))
     with pytest.raises(InputError, match="record 5, field 'kl': found 1 entries, expected 2"):
         build({"kl": short})
+
+
+def test_the_longest_sequence_is_admissible():
+    assert build({}, max_length=2).n_sequences == 2
+    with pytest.raises(InputError, match=r"record 5, .* found 2 entries, expected at most 1"):
+        build({}, max_length=1)
+
+
+def test_weight_versions_that_floats_cannot_tell_apart_are_refused():
+    versions = np.array([2.0**53 - 1, 1.0, 0.0])
+    found = build({"weight_version": Ragged(OFFSETS, versions)})
+    assert found.weight_version.tolist() == [2**53 - 1, 1, 0]
+    with pytest.raises(InputError, match=r"'weight_version': .* expected a whole number"):
+        build({"weight_version": Ragged(OFFSETS, versions + 1)})
 
 
 def test_a_step_that_no_table_holds_is_skipped_like_any_bad_record():
