@@ -31,6 +31,7 @@ from trbounds.errors import InputError
 from trbounds.oracle import KINDS, random_rational_pair, two_valued_ratio
 from trbounds.profile import FIELDS, POSITION_FIELDS, Conversion, DivergenceProfile
 from trbounds.relations import RELATIONS
+from trbounds.symbolic import SYMBOLS
 
 each_bound = pytest.mark.parametrize("bound", all_bounds().values(), ids=lambda b: b.key)
 AT_MOST_ONE = ("tv_max", "tv_mean", "tv_seq", "chi2_stop_prob")
@@ -138,6 +139,19 @@ def test_a_long_sum_holds_the_terms_around_its_cap(radius: float) -> None:
         terms = np.minimum(1, factor / 32 * np.sqrt(np.arange(1, 10**6 + 1)))
         assert abs(found - arb(math.fsum(terms))) < 1e-9 + 1e4 * radius
         assert (found - arb(math.fsum(terms), 1e-9)).contains(0)
+
+
+def test_a_derived_tv_of_sequences_is_at_most_one() -> None:
+    profile = DivergenceProfile(T=8, tv_total=3.0)
+    assert 4.0 in enclose(get_bound("triangle"), profile)
+
+
+def test_long_products_are_refused() -> None:
+    eps, t = SYMBOLS["tv_max"], sympy.Symbol("t", integer=True, positive=True)
+    product = sympy.Product(1 + eps / t, (t, 1, SYMBOLS["T"]))
+    assert abs(Reader({"T": 3, "tv_max": arb(1)}, 60).value(product) - 4) < 1e-12
+    with pytest.raises(InputError, match="a product of more than 100,000 terms"):
+        Reader({"T": 10**9, "tv_max": arb(1)}, 60).value(product)
 
 
 def test_errors_are_compared_without_rounding() -> None:

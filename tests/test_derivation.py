@@ -182,6 +182,18 @@ def test_infimum_evaluates() -> None:
     assert float(value) == pytest.approx(1, rel=1e-14)
 
 
+def test_an_infimum_is_not_negative_only_where_its_inside_is_not() -> None:
+    assert Infimum(x + y, x, 0, sp.oo).is_nonnegative
+    assert not Infimum(x - y, x, 0, sp.oo).is_nonnegative
+
+
+def test_conditions_of_lemmas_are_printed() -> None:
+    document = as_document(all_bounds()["entropy_dual"])
+    conditions = [lemma["assumes"] for lemma in document["lemmas"] if lemma["assumes"]]
+    assert conditions
+    assert all(f"  [{condition}]" in render(document) for condition in conditions)
+
+
 def test_infimum_evaluates_far_from_the_ends_of_its_interval() -> None:
     """x + e^-120/x is smallest at x = e^-60."""
     found = sp.N(Infimum(x + sp.exp(-120) / x, x, 0, sp.oo), 30)

@@ -57,6 +57,10 @@ def test_text_can_be_read_back(seed: int) -> None:
         (sp.exp(a) - 1 - a, "exp(a) - a - 1"),
         (sp.Sum(gain_spread[t] * shift[t], (t, 1, T)), "sum_{t=1..T} TV(d_t) osc(g_t)"),
         (sp.Sum(SYMBOLS["kl_mean"][s], (s, 1, t - 1)) / 2, "(sum_{s=1..t-1} k_s)/2"),
+        (
+            sp.Sum(SYMBOLS["kl_mean"][t], (t, 1, T)) * sp.Sum(SYMBOLS["kl_mean"][s], (s, 1, T)),
+            "(sum_{s=1..T} k_s) (sum_{t=1..T} k_t)",
+        ),
         (sp.Symbol("1 - x") ** 2, "(1 - x)^2"),
         (sp.Symbol("E_mu[(rho - 1)^2]") ** 2, "E_mu[(rho - 1)^2]^2"),
         (sp.Symbol("K-D") * a, "(K-D) a"),

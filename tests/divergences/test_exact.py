@@ -99,6 +99,15 @@ def test_huge_ratios_neither_overflow_nor_lose_accuracy() -> None:
     assert float(divergences(x, y).chi2) == pytest.approx(float(reference(x, y)["chi2"]), rel=1e-12)
 
 
+def test_chi2_is_finite_up_to_the_largest_float() -> None:
+    """mu = exp(-r) against 1/2: chi2 = (e^r + 1 + e^-r + ...)/4, which overflows beyond r = 711."""
+    r = np.array([650.0, 709.0, 711.0, 712.0])
+    rollout = np.stack([np.zeros(4), -r], axis=-1)
+    found = chi2_divergence(rollout, np.zeros((4, 2)))
+    np.testing.assert_allclose(found[:3], np.exp(r[:3] - math.log(4)), rtol=1e-12)
+    assert found[3] == np.inf
+
+
 def test_zero_probabilities_on_either_side() -> None:
     inf = math.inf
     mu, pi = np.array([0.5, 0.5, 0.0, 0.0]), np.array([0.25, 0.5, 0.25, 0.0])

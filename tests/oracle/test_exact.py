@@ -434,6 +434,14 @@ def test_the_profile_of_a_pair_has_its_reward_range():
     assert float(profile.reward_var) == pytest.approx(16 * float(unit.reward_var))
 
 
+def test_rounding_of_far_rewards_leaves_a_profile():
+    """Rewards of 1e7 and 1e7 + 1e-3 have their variance to 1e-11 only."""
+    flat = tuple(np.full((1, 2**t, 2), 0.5) for t in range(3))
+    limits = (1e7, 1e7 + 1e-3)
+    pair = TabularPair(flat, flat, reward=[np.tile(limits, 4)], reward_range=limits)
+    assert profile_of(exact(pair)).reward_var <= (limits[1] - limits[0]) ** 2 / 4
+
+
 def test_reward_shift_changes_nothing_but_the_objective():
     pair = random_rational_pair(np.random.default_rng(13), 3, 2)
     moved = TabularPair(
