@@ -103,14 +103,7 @@ def _say_left_out(error: InputError) -> None:
 def say_what_is_missing(summary: TraceSummary) -> None:
     """Say on stderr what was left out, and whether the summary is partial."""
     for skipped in summary.skipped:
-        _say_left_out(
-            InputError(
-                skipped.problem,
-                file=skipped.file,
-                record=skipped.record if skipped.record >= 0 else None,
-                field=skipped.field or None,
-            )
-        )
+        _say_left_out(skipped.error())
     more = summary.counts["skipped"] - len(summary.skipped)
     if more > 0:
         sys.stderr.write(f"left out: {more} more\n")

@@ -70,7 +70,7 @@ def test_what_is_left_out_is_said(trbounds, tmp_path):
     assert not Path(file).exists()
     skipped = trbounds("summarize", str(logs), "-o", file, "--on-error", "skip", "--json")
     assert skipped.err.startswith(f"left out: {logs}, record 1, field 'rollout_logprobs': found")
-    assert json.loads(skipped.out)["left_out"] == 1
+    assert [f"left out: {text}\n" for text in json.loads(skipped.out)["left_out"]] == [skipped.err]
     parquet = str(tmp_path / "a.parquet")
     made = trbounds("convert", str(logs), "-o", parquet, "--on-error", "skip", "--json")
     document = json.loads(made.out)

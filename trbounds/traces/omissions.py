@@ -25,6 +25,13 @@ class Skipped:
         record = -1 if error.record is None else error.record
         return cls(error.file or "", record, error.field or "", error.problem)
 
+    def error(self) -> InputError:
+        """Return the error it was made of."""
+        record = None if self.record < 0 else self.record
+        return InputError(
+            self.problem, file=self.file or None, record=record, field=self.field or None
+        )
+
 
 @dataclass(frozen=True)
 class Partial:

@@ -83,8 +83,11 @@ def command(
     if (budget is not None) != solve:
         raise InputError("give --solve and --budget together")
     if traces or example:
-        if solve or T is not None or reward_var is not None:
-            raise InputError("traces go with --logit-error only, not with --T or --solve")
+        if solve or T is not None or reward_var is not None or conversion != "pinsker":
+            raise InputError(
+                "traces go with --logit-error only, not with --T, --solve, --reward-var or "
+                "--conversion"
+            )
         from trbounds_cli.tracing import trace_paths
 
         paths = trace_paths(traces, example=example)
@@ -93,8 +96,13 @@ def command(
         summary = measure() if figure is None else _draw(figure, paths, measure)
         _show_trace(summary, figure, as_json=json)
         return
-    if figure is not None:
-        raise InputError("--figure needs traces")
+    for option, given in (
+        ("--figure", figure is not None),
+        ("--format", form is not None),
+        ("--on-error", on_error != "fail"),
+    ):
+        if given:
+            raise InputError(f"{option} needs traces")
     if T is None:
         raise InputError("give traces, or a horizon --T with --logit-error or --solve")
     if solve == (logit_error is not None):

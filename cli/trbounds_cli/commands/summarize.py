@@ -77,7 +77,8 @@ def command(
     say_what_is_missing(summary)
     facts = _facts(summary)
     if json:
-        print_json({"summary": output, **facts})
+        left_out = [str(skipped.error()) for skipped in summary.skipped]
+        print_json({"summary": output, **facts, "left_out": left_out})
     else:
         rows = [
             [name.replace("_", " ") + " (nats)" * (name in _NATS), _shown(value)]
