@@ -79,6 +79,12 @@ def test_bounds(key: str) -> None:
     np.testing.assert_array_equal(back(judged.can_certify), expected.can_certify)
 
 
+def test_plain_numbers_go_to_the_device_of_the_arrays() -> None:
+    for horizon in (T, float(T), np.int64(T), np.float32(T)):
+        profile = DivergenceProfile(T=horizon, kl_seq=np.float64(1e-3), kl_max=there([1e-4]))
+        back(all_bounds()["mixed"].evaluate(profile))
+
+
 def test_relations() -> None:
     for names in (("kl_mean", "kl_max"), ("chi2_max",), ("kl_max", "log_ratio_max")):
         ours, theirs = (profile.complete() for profile in profiles(names))

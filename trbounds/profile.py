@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trbounds.arrays import array_namespace, asarray_float64, to_numpy
+from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
 from trbounds.checks import COUNT, as_number_arrays, is_count, refuse_where
 from trbounds.divergences import tv_from_kl_pinsker, tv_from_kl_sharp
 from trbounds.errors import InputError
@@ -332,7 +332,9 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
 
 def _result_dtype(values: list[Any]) -> Any:
     xp = array_namespace(*values)
-    floating = [v for v in values if hasattr(v, "dtype") and xp.isdtype(v.dtype, "real floating")]
+    # Numpy's scalars are no arrays, and may stand beside arrays of another library.
+    dtypes = [v.dtype for v in values if device(v) is not None]
+    floating = [dtype for dtype in dtypes if xp.isdtype(dtype, "real floating")]
     return xp.result_type(*floating) if floating else xp.float64
 
 

@@ -278,6 +278,8 @@ def test_errors_name_what_is_wrong() -> None:
         get_law("envelop")
     with pytest.raises(InputError, match="needs logp or log1mp"):
         get_law("envelope").evaluate(MismatchCase(logit_error=0.1))
+    with pytest.raises(InputError, match="needs logq or log1mq"):
+        get_law("one_minus_p").evaluate(MismatchCase(logit_error=0.1, logp=-1.0))
     with pytest.raises(InputError, match="no lower side"):
         get_law("tv_cap").evaluate_lower(MismatchCase(logit_error=0.1))
     with pytest.raises(InputError, match="no relaxed form"):

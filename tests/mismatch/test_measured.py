@@ -190,7 +190,7 @@ def test_certain_tokens_are_counted_apart() -> None:
 def test_masked_tokens_do_not_count() -> None:
     batch = random_batch(np.random.default_rng(6))
     mask = np.random.default_rng(7).uniform(size=batch.n_tokens) < 0.5
-    squares = np.full(batch.n_tokens, 0.9)
+    squares = np.random.default_rng(8).uniform(0.1, 0.9, batch.n_tokens)
     masked = TraceBatch(
         offsets=batch.offsets,
         rollout_logprobs=np.where(mask, batch.rollout_logprobs, -99.0),
@@ -201,6 +201,14 @@ def test_masked_tokens_do_not_count() -> None:
     assert summary.n_tokens == mask.sum()
     needed = smallest_logit_error(batch.train_logprobs, batch.rollout_logprobs)
     assert summary.logit_error_max == needed[mask].max()
+    counts = np.add.reduceat(np.append(mask, 0), batch.offsets[:-1]) * (batch.lengths > 0)
+    alone = TraceBatch(
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        rollout_logprobs=batch.rollout_logprobs[mask],
+        train_logprobs=batch.train_logprobs[mask],
+    )
+    same = MismatchSummary.of(alone, square_sums=squares[mask])
+    assert summary.noise_variance == same.noise_variance
 
 
 def test_any_partition_gives_the_same_summary() -> None:

@@ -65,6 +65,9 @@ def test_excluded_tokens() -> None:
     found = token_mismatch(y, x, np.array([0, 0]))
     assert found.logit_error[0] == pytest.approx(0.05)
     assert found.logit_error[1] == np.inf
+    np.testing.assert_array_equal(
+        token_mismatch(x, y, np.array([0, 0])).logit_error, found.logit_error
+    )
     with pytest.raises(InputError, match=r"record 1, field 'rollout_logits': .* probability 0"):
         token_mismatch(y, x, np.array([0, 1]))
 
