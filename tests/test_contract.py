@@ -362,6 +362,8 @@ def test_a_file_that_is_not_finished_is_named(
 def test_unknown_key_lists_the_choices() -> None:
     with pytest.raises(InputError, match=r"no bound 'clasical'.*classical"):
         get_bound("clasical")
+    with pytest.raises(InputError, match="no bound 'None'; there are: classical"):
+        get_bound(None)  # type: ignore[arg-type]
 
 
 def test_missing_field_is_named() -> None:

@@ -101,6 +101,6 @@ def no_such(what: str, name: str, known: Iterable[str], *, field: str | None = N
     import difflib
 
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return InputError(f"no {what} '{name}'; there are: {', '.join(names)}{hint}", field=field)
