@@ -28,6 +28,8 @@ def bucket():
     files.pipe("/runs/a/example.jsonl.gz", Path(example_path()).read_bytes())
     files.pipe("/runs/b/one.jsonl", LINE * 3)
     files.pipe("/runs/b/.hidden.jsonl", b"no")
+    files.pipe("/runs/.ipynb_checkpoints/one.jsonl", LINE)
+    files.pipe("/runs/b/_temporary/0/one.jsonl", LINE)
     files.pipe("/runs/b/notes.txt", b"no")
     yield files
     files.store.clear()

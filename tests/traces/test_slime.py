@@ -447,3 +447,9 @@ def test_document_of_an_open_file(torch_writer, tmp_path):
         tensor = file.document()["x"]
         assert tensor.size == 3
         assert file.load(tensor).tolist() == ROLLOUT[0].tolist()
+
+
+def test_a_sample_may_have_no_prompt(torch_writer, tmp_path):
+    value = document(torch_writer, tokens=[30, 30, 30], total_lengths=3)
+    prompts = only(torch_writer.save(value, tmp_path / "1.pt")).prompt_id.tolist()
+    assert len(set(prompts)) == 2

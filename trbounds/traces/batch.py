@@ -68,6 +68,7 @@ def reduce_segments(
     Returns
     -------
     ndarray, shape (n,)
+        Of the type that the ufunc gives; float64 where it gives no floats and a segment is empty.
     """
     starts = offsets[:-1]
     filled = offsets[1:] > starts

@@ -31,9 +31,8 @@ from trbounds.traces.batch import TraceBatch
 from trbounds.traces.compiled import uses_numba
 from trbounds.traces.omissions import Partial
 from trbounds.traces.partition import Part, partition
-from trbounds.traces.reader import detect
+from trbounds.traces.reader import get_reader
 from trbounds.traces.reading import Paths, read_source
-from trbounds.traces.source import Source
 from trbounds.traces.summary import Kernel, TraceSummary
 from trbounds.traces.validate import ReadOptions
 
@@ -140,7 +139,7 @@ def summarize(
     if scheduler is not None and engine != "dask":
         raise InputError("found an address, but the engine is not 'dask'", field="scheduler")
     if format is not None:
-        detect(Source("-"), format)
+        get_reader(format)
     parts = partition(paths, format)
     run = _Run(parts, options, resume, on_progress)
     work = functools.partial(

@@ -17,7 +17,7 @@ from trbounds.traces.batch import TraceBatch
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["Reader", "detect", "find_readers"]
+__all__ = ["Reader", "detect", "find_readers", "get_reader"]
 
 
 _FOREIGN = {
@@ -83,6 +83,20 @@ def find_readers() -> dict[str, Reader]:
     return {reader.name: reader for reader in sorted(found, key=lambda item: item.fallback)}
 
 
+def get_reader(name: str) -> Reader:
+    """Return the reader of this name.
+
+    Raises
+    ------
+    InputError
+        If there is none; it lists the known formats.
+    """
+    readers = find_readers()
+    if name not in readers:
+        raise InputError(f"found {name!r}, expected one of {', '.join(readers)}", field="format")
+    return readers[name]
+
+
 def detect(source: Source, format: str | None = None) -> Reader:
     """Choose the reader of a file.
 
@@ -98,14 +112,9 @@ def detect(source: Source, format: str | None = None) -> Reader:
     InputError
         If the name is unknown or no reader detects the file; it lists the known formats.
     """
-    readers = find_readers()
     if format is not None:
-        if format not in readers:
-            raise InputError(
-                f"found {format!r}, expected one of {', '.join(readers)}", field="format"
-            )
-        return readers[format]
-    head = source.head()
+        return get_reader(format)
+    readers, head = find_readers(), source.head()
     for reader in readers.values():
         if reader.detects(source.path, head):
             return reader

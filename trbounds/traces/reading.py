@@ -13,7 +13,7 @@ import numpy as np
 
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.reader import detect, find_readers
+from trbounds.traces.reader import detect, find_readers, get_reader
 from trbounds.traces.remote import expand_remote, is_hidden, is_remote
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
@@ -141,14 +141,10 @@ def open_trace(
     if on_skip is not None:
         options = replace(options, on_skip=on_skip)
     files = expand_paths(paths)
-    if format is not None and format not in find_readers():
-        detect(Source(files[0]), format)
-    return _read_all(files, format, options)
-
-
-def _read_all(files: list[str], format: str | None, options: ReadOptions) -> Iterator[TraceBatch]:
-    for file in files:
-        yield from read_source(Source(file), format, options)
+    if format is not None:
+        get_reader(format)
+    # Not a generator itself: what is wrong with the arguments is raised here.
+    return (batch for file in files for batch in read_source(Source(file), format, options))
 
 
 def read_source(source: Source, format: str | None, options: ReadOptions) -> Iterator[TraceBatch]:
