@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from trbounds.arrays import array_namespace, to_numpy
 from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
+from trbounds.traces.columns import IDENTIFIERS
 
 __all__ = ["Recorder"]
 
 _LONGEST_IDENTIFIER = 128
-_IDENTIFIERS = ("seq_id", "prompt_id", "group_id", "logprobs_mode")
+_TEXTS = (*IDENTIFIERS, "logprobs_mode")
 
 
 class Recorder:
@@ -286,7 +287,7 @@ class _Rows:
 
     def sequences(self, name: str, value: Any) -> NDArray[Any]:
         """Return one value per sequence."""
-        values = _identifiers(value) if name in _IDENTIFIERS else _numbers(name, _host(value))
+        values = _identifiers(value) if name in _TEXTS else _numbers(name, _host(value))
         n = self.lengths.size
         if values.ndim == 0:
             values = np.full(n, values)

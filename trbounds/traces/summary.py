@@ -41,8 +41,10 @@ _THREAD_TOKENS = 1 << 18
 
 _MAX_SKIPPED = 1_000
 
-_OPTIONAL = ("kl", "tv", "chi2", "entropy", "advantages", "weight_version")
-_OPTIONAL_SEQUENCE = ("reward", "prompt_id", "group_id", "step", "finished", "accepted")
+_OPTIONAL = (
+    *("kl", "tv", "chi2", "entropy", "advantages", "weight_version"),
+    *("reward", "prompt_id", "group_id", "step", "finished", "accepted"),
+)
 
 
 class TraceSummary:
@@ -168,8 +170,7 @@ class TraceSummary:
         )
         self._table.absorb(table, self._file_index([block.file]))
         self.counts.update(count_block(counts, batch, block))
-        names = (*_OPTIONAL, *_OPTIONAL_SEQUENCE)
-        self._note_fields(frozenset(name for name in names if getattr(block, name) is not None))
+        self._note_fields(frozenset(name for name in _OPTIONAL if getattr(block, name) is not None))
         self._sorted = False
 
     def merge(self, other: TraceSummary) -> TraceSummary:
