@@ -389,3 +389,8 @@ def test_a_number_in_a_name_is_a_step_of_32_bits_or_none():
     assert number_in_name("step123456789.jsonl", pattern) == 123_456_789
     assert number_in_name("step12345678901.jsonl", pattern) is None
     assert number_in_name("step7/other.jsonl", pattern) is None
+
+
+def test_the_first_entry_of_prime_rl_is_a_filler_even_where_its_mask_is_true(tmp_path):
+    path = write(tmp_path / "rank_0.jsonl", [prime_line(0, [5], 3, loss_mask=[True] * 4)])
+    assert only(path).mask.tolist() == [False, True, True, True]

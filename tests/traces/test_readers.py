@@ -315,6 +315,14 @@ def test_directories_globs_and_duplicates(tmp_path):
     assert len(collect(open_trace(tmp_path))["lengths"]) == 6
 
 
+def test_a_file_is_read_once_whatever_path_leads_to_it(tmp_path, monkeypatch):
+    a = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "link.jsonl").symlink_to(a)
+    monkeypatch.chdir(tmp_path / "deep")
+    assert expand_paths([a, "../a.jsonl", "link.jsonl", tmp_path]) == [str(a)]
+
+
 @pytest.mark.parametrize(
     "other", [".ipynb_checkpoints/a.jsonl", "_temporary/0/a.jsonl", "b/_a.jsonl"]
 )

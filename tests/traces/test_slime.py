@@ -453,3 +453,12 @@ def test_a_sample_may_have_no_prompt(torch_writer, tmp_path):
     value = document(torch_writer, tokens=[30, 30, 30], total_lengths=3)
     prompts = only(torch_writer.save(value, tmp_path / "1.pt")).prompt_id.tolist()
     assert len(set(prompts)) == 2
+
+
+def test_samples_of_one_prompt_have_its_number_whatever_they_answer(torch_writer, tmp_path):
+    value = document(torch_writer)
+    for i, (prompt, answer) in enumerate((([5, 6], [30, 31, 32]), ([5, 6], [40, 41]))):
+        tokens = np.array([*prompt, *answer], np.int64)
+        value["samples"][i] |= {"tokens": torch_writer.Tensor(tokens), "total_lengths": tokens.size}
+    one, two = only(torch_writer.save(value, tmp_path / "1.pt")).prompt_id
+    assert one == two

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trbounds.errors import InputError
 from trbounds.traces import TraceBatch, TraceSummary, example_path, open_trace, summarize
+from trbounds.traces.omissions import Skipped
 from trbounds.traces.sequence_table import COLUMNS, NO_GROUP
 
 DATA = Path(__file__).parents[1] / "data"
@@ -475,6 +476,8 @@ def test_the_first_thousand_records_left_out_are_listed():
         summary.record_skip(InputError("bad", file="f", record=record))
     assert [skipped.record for skipped in summary.skipped] == list(range(1000))
     assert summary.counts["skipped"] == 1005
+    for error in (InputError("bad", file="f", record=3, field="kl"), InputError("bad", file="f")):
+        assert str(Skipped.of(error).error()) == str(error)
 
 
 @pytest.mark.parametrize(("rollout", "holes"), [(0.0, 0), (-np.inf, 0), (-0.2, 1)])

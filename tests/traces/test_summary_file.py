@@ -118,6 +118,39 @@ def test_damaged_members(saved, tmp_path, changes):
         TraceSummary.load(rewrite(path, tmp_path / "a.tbs", changes))
 
 
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ("skipped", "a count is negative"),
+        ("tokens", "the counts are not those of the table"),
+        ("alive", "the positions are not those of the table"),
+        ("k3", "the extremes or the histograms are not those"),
+        ("abs_log_ratio", "the extremes or the histograms are not those"),
+        ("extremes", "the extremes or the histograms are not those"),
+    ],
+)
+def test_parts_of_different_traces_are_refused(saved, tmp_path, part, problem):
+    summary, path = saved
+    more = np.zeros_like(summary.histograms["k3"].counts)
+    more[5] = 1
+    extremes = {name: list(extreme) for name, extreme in summary.extremes.items()}
+    del extremes["k3_min"]
+    alive = summary.positions.alive + (np.arange(summary.T) == 0)
+    counts = summary.counts
+    changes = {
+        "skipped": {"summary.json": document(path, counts={**counts, "skipped": -1})},
+        "tokens": {"summary.json": document(path, counts={**counts, "tokens": 1})},
+        "alive": {"positions/alive.npy": npy(alive)},
+        "extremes": {"summary.json": document(path, extremes=extremes)},
+        **{
+            name: {f"histograms/{name}.npy": npy(summary.histograms[name].counts + more)}
+            for name in ("k3", "abs_log_ratio")
+        },
+    }
+    with pytest.raises(InputError, match=problem):
+        TraceSummary.load(rewrite(path, tmp_path / "a.tbs", changes[part]))
+
+
 def test_the_grid_of_another_numpy_is_the_same(saved, tmp_path):
     summary, path = saved
     moved = npy(np.nextafter(BUDGETS, np.inf))

@@ -149,6 +149,23 @@ def test_lists_of_unequal_length():
         build({"kl": short})
 
 
+def test_a_sequence_without_tokens_is_admissible():
+    assert validate(good(offsets=np.array([0, 3, 3]))) is None
+
+
+def test_of_faults_of_several_kinds_that_of_the_first_record_is_raised():
+    short = Ragged(np.array([0, 1, 2]), np.array([0.1, 0.1]))
+    options = ReadOptions()
+    with pytest.raises(InputError, match="record 5, field 'kl'"):
+        assemble(
+            columns(kl=short),
+            file="f",
+            first_record=5,
+            missing={"reward": np.array([False, True])},
+            options=options,
+        )
+
+
 def test_the_longest_sequence_is_admissible():
     assert build({}, max_length=2).n_sequences == 2
     with pytest.raises(InputError, match=r"record 5, .* found 2 entries, expected at most 1"):
