@@ -77,22 +77,27 @@ def _error_identity_steps() -> Iterable[Step]:
     )
 
 
+def _termwise(size: sp.Expr, difference: str) -> Check:
+    """Check ``|x f| <= |x| size`` for |f| <= size, for both signs of a difference x."""
+    x = sp.Symbol("x", nonnegative=True)
+    f = size * (_rest - _theta)  # any value in [-size, size]
+    return all_of(
+        "sign",
+        f"both signs of {difference}",
+        [
+            nonnegative(x * size * _one - x * f, 2 * size * _theta * x),
+            nonnegative(x * size * _one + x * f, 2 * size * _rest * x),
+        ],
+    )
+
+
 def _prove_context_decomposition() -> Iterable[Step]:
     yield from _error_identity_steps()
-    x, size = sp.symbols("x G", nonnegative=True)
-    f = size * (_rest - _theta)  # any value in [-G, G]
     yield Step(
         "(E_P - E_Q) f <= sum_c |P - Q| sup|f| = 2 sup|f| TV(P, Q)",
         "termwise for |f| <= G, with f = G (1 - 2 theta): x G - x f = 2 theta x G for x = P - Q "
         ">= 0 and |x| G + |x| f = 2 (1 - theta) |x| G for x < 0; f and -f alike",
-        all_of(
-            "sign",
-            "both signs of P - Q",
-            [
-                nonnegative(x * size * _one - x * f, 2 * _theta * x * size),
-                nonnegative(x * size * _one + x * f, 2 * _rest * x * size),
-            ],
-        ),
+        _termwise(sp.Symbol("G", nonnegative=True), "P - Q"),
     )
 
 
@@ -168,19 +173,10 @@ def _prove_future_decomposition() -> Iterable[Step]:
             [identity(mu * (pi / mu - 1), pi - mu), identity(mu * (1 - pi / mu), mu - pi)],
         ),
     )
-    x, size = sp.symbols("|rho-1| sup|h|", nonnegative=True)
-    h = size * (_rest - _theta)  # any value in [-sup|h|, sup|h|]
     yield Step(
         "|E_mu[(rho_t - 1) h_t]| <= E_mu|rho_t - 1| sup|h_t|",
         "termwise, for both signs of rho_t - 1",
-        all_of(
-            "sign",
-            "both signs",
-            [
-                nonnegative(x * size * _one - x * h, 2 * _theta * x * size),
-                nonnegative(x * size * _one + x * h, 2 * _rest * x * size),
-            ],
-        ),
+        _termwise(sp.Symbol("sup|h|", nonnegative=True), "rho_t - 1"),
     )
 
 
@@ -198,20 +194,6 @@ FUTURE_DECOMPOSITION = Lemma(
 
 
 # -- one context -------------------------------------------------------------------------------
-
-
-def _termwise(size: sp.Expr) -> Check:
-    """Check ``|(pi - mu) f| <= |pi - mu| size`` for |f| <= size, for both signs of pi - mu."""
-    x = sp.Symbol("x", nonnegative=True)
-    f = size * (_rest - _theta)
-    return all_of(
-        "sign",
-        "both signs of pi - mu",
-        [
-            nonnegative(x * size * _one - x * f, 2 * size * _theta * x),
-            nonnegative(x * size * _one + x * f, 2 * size * _rest * x),
-        ],
-    )
 
 
 def _constant_taken_off(tokens: int) -> Check:
@@ -247,7 +229,7 @@ def _prove_advantage() -> Iterable[Step]:
     yield Step(
         "|g_t(c)| <= sum_y |pi - mu|(y|c) = 2 tv(c)",
         "termwise, for both signs of pi - mu",
-        _termwise(sp.Integer(1)),
+        _termwise(sp.Integer(1), "pi - mu"),
     )
     slack = sp.Symbol("slack", nonnegative=True)
     x = sp.Symbol("x", nonnegative=True)
@@ -289,7 +271,7 @@ def _prove_advantage_centred() -> Iterable[Step]:
     yield Step(
         "|g_t(c)| <= (1/2) sum_y |pi - mu|(y|c) = tv(c) <= eps",
         "termwise, for both signs of pi - mu",
-        _termwise(half),
+        _termwise(half, "pi - mu"),
     )
     below, above = sp.symbols("eps-p q+eps", nonnegative=True)  # of two values p and q
     yield Step(
