@@ -24,7 +24,9 @@ from trbounds.logits import (
     row_divergences,
     top_k_divergences,
 )
+from trbounds.logits.trace import fits_trace
 from trbounds.traces import open_trace
+from trbounds.traces.validate import RANGES
 
 SAMPLE = Path(__file__).parents[1] / "data" / "logits_sample_small.npz"
 FORMATS = ["npz", "npz compressed", "npy", "safetensors"]
@@ -296,6 +298,13 @@ def test_traces_refuse_what_they_cannot_use(tmp_path) -> None:
     with pytest.raises(InputError, match="record 6, field 'seq_id': found 2, expected 9"):
         divergences_to_trace(read_logits(save(tmp_path, "npz", stored)), out)
     assert not out.exists()
+
+
+def test_equal_policies_and_limits_of_readers_fit_a_trace() -> None:
+    for name, limits in RANGES.items():
+        assert fits_trace(name, np.array(limits)), name
+        assert not fits_trace(name, np.nextafter(limits, [-np.inf, np.inf])), name
+    assert fits_trace("max_abs_log_ratio", np.zeros(2))
 
 
 def test_columns_that_readers_refuse_are_left_out_of_a_trace(tmp_path) -> None:
