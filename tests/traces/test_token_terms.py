@@ -82,9 +82,7 @@ def test_compensated_sums_keep_what_cancels():
         two.add(np.array([value]))
     two.absorb(one)
     assert two.value.tolist() == [1.0 + 2.0**-20]
-    kept = two.copy()
     two.add(np.ones(2))
-    assert kept.value.tolist() == [1.0 + 2.0**-20]
     assert two.value.tolist() == [2.0 + 2.0**-20, 1.0]
 
 

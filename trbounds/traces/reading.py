@@ -82,7 +82,8 @@ def _expand(path: str) -> list[str]:
         )
         if not found:
             raise InputError(
-                f"the directory holds no file that ends in {', '.join(sorted(set(suffixes)))}",
+                f"the directory holds no file that ends in {', '.join(sorted(set(suffixes)))} and "
+                "begins with neither . nor _",
                 file=path,
             )
         return found
