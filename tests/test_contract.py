@@ -18,7 +18,7 @@ from trbounds.bound import ABSOLUTE_CONTINUITY, BASELINE_IN_RANGE, Bound, Kind
 from trbounds.bounds import all_bounds, get_bound
 from trbounds.derivation import nondecreasing
 from trbounds.discovery import discover
-from trbounds.errors import InputError
+from trbounds.errors import InputError, MissingField
 from trbounds.oracle import (
     KINDS,
     ExactTruth,
@@ -302,7 +302,7 @@ def test_grid_equals_points(
     }
     profile = DivergenceProfile(**grid, **options)
     if bound.missing(profile.complete()):
-        with pytest.raises(InputError, match="needs"):
+        with pytest.raises(MissingField, match="needs"):
             bound.evaluate(profile)
         return
     whole = np.broadcast_to(bound.evaluate(profile), (4, 7))
@@ -367,7 +367,7 @@ def test_unknown_key_lists_the_choices() -> None:
 
 
 def test_missing_field_is_named() -> None:
-    with pytest.raises(InputError, match="needs tv_mean"):
+    with pytest.raises(MissingField, match="needs tv_mean"):
         get_bound("adaptive").evaluate(DivergenceProfile(T=8, kl_max=1e-3))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trbounds.arrays import is_numpy
-from trbounds.errors import InputError
+from trbounds.errors import InputError, MissingField
 from trbounds.profile import POSITION_FIELDS, DivergenceProfile
 from trbounds.special import entropy_dual_gain
 from trbounds.theorem import Kind, Source, Theorem
@@ -147,7 +147,7 @@ class Bound(Theorem):
 
         Raises
         ------
-        InputError
+        MissingField
             If the completed profile lacks a field the bound requires.
         """
         return self._evaluate(profile.complete(*self.requires, *self.uses), self.formula)
@@ -167,7 +167,7 @@ class Bound(Theorem):
 
         Raises
         ------
-        InputError
+        MissingField
             If the completed profile lacks a field the bound requires.
         """
         known = profile.complete(*self.requires, *self.uses, "kl_seq", "reward_var")
@@ -193,7 +193,7 @@ class Bound(Theorem):
     ) -> Any:
         lacking = self.missing(known)
         if lacking:
-            raise InputError(
+            raise MissingField(
                 f"bound '{self.key}' needs {', '.join(lacking)}; known: "
                 f"{', '.join(('T', *known.known))}"
             )

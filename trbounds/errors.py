@@ -4,6 +4,7 @@
 
     TrboundsError
     ├── InputError        bad input: a value, a file, a record or a field (also a ValueError)
+    │   └── MissingField  what is asked for needs fields that are not known
     └── MissingDependency an optional package is needed and absent (also an ImportError)
 
 The command line turns either into one line on stderr and exit code 2.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-__all__ = ["InputError", "MissingDependency", "TrboundsError", "no_such"]
+__all__ = ["InputError", "MissingDependency", "MissingField", "TrboundsError", "no_such"]
 
 
 class TrboundsError(Exception):
@@ -58,6 +59,10 @@ class InputError(TrboundsError, ValueError):
             if part is not None
         ]
         super().__init__(": ".join([", ".join(place), problem]) if place else problem)
+
+
+class MissingField(InputError):  # noqa: N818 - says what is wrong
+    """What is asked for needs fields of a profile, or of a case, that are not known."""
 
 
 class MissingDependency(TrboundsError, ImportError):  # noqa: N818 - says what is wrong

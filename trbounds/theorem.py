@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from trbounds.arrays import array_namespace, is_numpy
-from trbounds.errors import InputError
+from trbounds.errors import InputError, MissingField
 
 if TYPE_CHECKING:
     from trbounds.derivation import Derivation
@@ -138,7 +138,7 @@ class Law(Theorem, Generic[Case]):
 
         Raises
         ------
-        InputError
+        MissingField
             If the case lacks what the law needs.
         """
         return self._apply(self.formula, case)
@@ -152,6 +152,6 @@ class Law(Theorem, Generic[Case]):
     def _apply(self, formula: Callable[[Case], Any], case: Case) -> Any:
         lacking = self.missing(case)
         if lacking:
-            raise InputError(f"the law '{self.key}' needs {', '.join(lacking)}")
+            raise MissingField(f"the law '{self.key}' needs {', '.join(lacking)}")
         value = formula(case)
         return float(value) if value.ndim == 0 and is_numpy(array_namespace(value)) else value

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trbounds.bounds import all_bounds
-from trbounds.errors import InputError
+from trbounds.errors import InputError, MissingField
 from trbounds.solve import SOLVABLE, certifiable_radius, largest_divergence, solvable_profile
 from trbounds_cli.options import AsJson, ConversionOption, Horizon, profile_options
 from trbounds_cli.output import number, print_json, print_table
@@ -63,9 +63,7 @@ def command(
                     largest=1.0 if field.startswith("tv") else 1e3,
                 )
             rows.append((bound.key, value, str(bound.source)))
-        except InputError as problem:
-            if "needs" not in str(problem):
-                raise
+        except MissingField:
             rows.append((bound.key, None, str(bound.source)))
     solved = "certifiable_radius" if certify else field
     if json:
