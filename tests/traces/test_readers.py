@@ -522,6 +522,12 @@ def test_two_names_for_the_mask(tmp_path):
                 list(open_trace(file))
 
 
+def test_what_no_line_has_is_named_before_what_they_have(tmp_path):
+    rows = [{name: row[name] for name in ("rollout_logprobs", "kl", "reward")} for row in ROWS]
+    with pytest.raises(InputError, match="record 0, field 'train_logprobs': found no value"):
+        list(open_trace(write_jsonl(tmp_path / "a.jsonl", rows)))
+
+
 def test_first_line_broken_is_skipped_too(tmp_path):
     text = "oops\n{}\n" + "".join(json.dumps(row) + "\n" for row in ROWS)
     (tmp_path / "a.jsonl").write_text(text)

@@ -362,10 +362,12 @@ def test_masking_is_the_same_as_leaving_the_tokens_out():
 
 def test_runaway_weights_saturate_and_are_counted():
     n = 400
-    summary = TraceSummary.of(plain([[0.5] * n, [0.01] * 3], chi2=np.full(n + 3, 0.5)))
-    assert summary.counts["saturated_sequences"] == 1
-    assert summary.sequences["log_weight"].tolist() == pytest.approx([200.0, 0.03])
-    assert np.isfinite(summary.sequences["residual_path"]).all()
+    lists = [[0.5] * n, [0.01] * 3, [0.5] * n]
+    summary = TraceSummary.of(plain(lists, chi2=np.full(2 * n + 3, 0.5)))
+    assert summary.counts["saturated_sequences"] == 2
+    assert summary.sequences["log_weight"].tolist() == pytest.approx([200.0, 0.03, 200.0])
+    path = sum(math.expm1(min(0.5 * t, 100.0)) ** 2 * 0.5 for t in range(n))
+    assert summary.sequences["residual_path"][[0, 2]].tolist() == pytest.approx([path, path])
     assert np.isfinite(summary.stopped.stop_prob_standard_error).all()
 
 
@@ -395,6 +397,11 @@ def test_counts_of_suspicious_tokens():
         finished=np.array([True, False, False]),
     )
     counts = TraceSummary.of(batch).counts
+    for other, filled in ((-0.05, 0), (-0.15, 1)):
+        pair = np.array([0.0]), np.array([other])
+        for name, (one, two) in (("rollout", pair), ("train", pair[::-1])):
+            token = TraceBatch(offsets=np.array([0, 1]), rollout_logprobs=one, train_logprobs=two)
+            assert TraceSummary.of(token).counts[f"zero_filled_{name}"] == filled
     assert counts["equal_logprobs"] == 2
     assert counts["zero_rollout_logprobs"] == 2
     assert counts["zero_train_logprobs"] == 1

@@ -88,7 +88,7 @@ def test_compensated_sums_keep_what_cancels():
 
 def test_histogram_counts_by_its_edges():
     rng = np.random.default_rng(0)
-    values = np.concatenate([rng.lognormal(-8, 5, 5000), [0.0, 1e-300, 2.0**-60, 1.0, 1e30]])
+    values = np.concatenate([rng.lognormal(-8, 5, 5000), [0.0, -0.0, 1e-300, 2.0**-60, 1.0, 1e30]])
     histogram = Histogram.of(values)
     edges = histogram.edges.copy()
     edges[-1] = np.inf

@@ -83,11 +83,6 @@ def batch_from_records(
 
 def _row(record: Mapping[str, Any], names: Sequence[str], file: str, number: int) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    others = _KNOWN.intersection(record).difference(names)
-    unread = sorted(column for column in others if record[column] is not None)
-    if unread:
-        problem = "found a value, expected none, as in the records before"
-        raise InputError(problem, file=file, record=number, field=unread[0])
     for column in names:
         name = field_of(column)
         value = record.get(column)
@@ -97,6 +92,11 @@ def _row(record: Mapping[str, Any], names: Sequence[str], file: str, number: int
             row[name] = _convert(name, value)
         except (TypeError, OverflowError) as error:
             raise InputError(f"found {error}", file=file, record=number, field=column) from None
+    others = _KNOWN.intersection(record).difference(names)
+    unread = sorted(column for column in others if record[column] is not None)
+    if unread:
+        problem = "found a value, expected none, as in the records before"
+        raise InputError(problem, file=file, record=number, field=unread[0])
     version = row.get("weight_version")
     if version is not None and version.ndim == 0:
         row["weight_version"] = np.repeat(version, row["rollout_logprobs"].size)
