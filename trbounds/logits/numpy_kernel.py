@@ -1,11 +1,13 @@
 """Divergences of rows of a large vocabulary with numpy alone, chunk by chunk.
 
 Each row is read twice: the difference c of the log-normalisers must be known before |pi - mu| can
-be summed, and no algebra recovers the sum of absolute values afterwards. The first pass takes c
-from the sum of mu expm1(y - x), whose rounding is small against the total variation, where that of
-the normalisers (1e-15) is not; the second takes mu, log rho and rho - 1 of each chunk into small
-buffers and adds up every divergence. The sum of pi - mu, which ought to be 0, says whether c was
-good enough; if not, a third pass corrects it. See `trbounds.divergences.exact` for the formulas.
+be summed, and no algebra recovers the sum of absolute values afterwards. In float64 the first pass
+takes the normaliser of each row. In float32 that would leave c with an error as large as a small
+total variation, so there c comes from the sum of mu expm1(y - x), whose rounding shrinks with it.
+The second pass takes mu, log rho and rho - 1 of each chunk into small buffers and adds up every
+divergence. The sum of pi - mu, which ought to be 0, says whether c was good enough; if not, or if
+the policies turn out too close for the short formulas, a third pass corrects it. See
+`trbounds.divergences.exact` for the formulas.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dasum, sasum
+from scipy.linalg.blas import dasum, ddot, sasum, sdot
 
 from trbounds.arrays import array_namespace
 from trbounds.divergences.exact import Normaliser, ratio_at, sum_divergences
@@ -48,7 +50,7 @@ COLUMNS = (
 # Until a row is complete, the column of a normaliser holds the sum of pi - mu.
 EXCESS = 7
 
-CHUNK = 32_768
+CHUNK_BYTES = 1 << 17
 _BLOCK = 8_192
 # Beyond these log-ratios products could overflow (float64) or lose what the tolerance allows
 # (float32): such chunks, and those where one policy has -inf, go through the general formulas.
@@ -59,6 +61,8 @@ ABSENT = -(2.0**100)
 EXCESS_LIMIT = {"float64": 1e-11, "float32": 1e-6}
 # Where the total variation is above, exp(d) - 1 - d may be taken as it stands.
 _DIRECT_ABOVE = {"float64": 1e-4, "float32": 0.05}
+# The first pass adds up |rho - 1| until it holds this many times what is needed to know so.
+_ENOUGH = 20.0
 # Otherwise, for |d| up to the limit, exp(d) - 1 - d = d expm1(d) (1/2 - d/12 + d^3/720 - ...):
 # the coefficients after 1/2.
 _SERIES_LIMIT = 0.125
@@ -85,7 +89,7 @@ class _Frame:
     base: float
     shift: float = 0.0
     correction: float = 0.0
-    tv: float = 0.0  # roughly the total variation, or 0
+    tv: float = 1.0  # the total variation, as far as it is known
 
 
 class NumpyKernel:
@@ -101,8 +105,12 @@ class NumpyKernel:
         self._precision = precision
         self._dtype = np.dtype(precision)
         self._limit = LOG_RATIO_LIMIT[precision]
-        self._loaded = [np.empty(CHUNK) for _ in range(3)]
-        self._buffers = [np.empty(CHUNK, dtype=self._dtype) for _ in range(4)]
+        # Few, and used again as soon as they are free: together they must fit the cache.
+        self._chunk = CHUNK_BYTES // self._dtype.itemsize
+        self._wide = [np.empty(self._chunk) for _ in range(2)]
+        self._log_ratio = np.empty(self._chunk, dtype=self._dtype)
+        self._weight = np.empty(self._chunk, dtype=self._dtype)
+        self._rise = np.empty(self._chunk, dtype=self._dtype)
 
     def row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         """Return the sums named by `COLUMNS` for one row of logits of each policy.
@@ -117,7 +125,8 @@ class NumpyKernel:
             return self._row(x, y)
 
     def _row(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
-        frame = self._compare(x, y, _offset(x, y)) or self._frame_of_normalisers(x, y)
+        frame = self._compare(x, y, _offset(x, y)) if self._precision == "float32" else None
+        frame = frame or self._frame_of_normalisers(x, y)
         frame, sums = self._corrected_sums(x, y, frame)
         if frame.base == 0.0 and abs(frame.shift) > SHIFT_LIMIT[self._precision] * sums[2]:
             frame = replace(frame, base=frame.shift, shift=0.0, correction=0.0)
@@ -133,34 +142,41 @@ class NumpyKernel:
         self, x: NDArray[Any], y: NDArray[Any], frame: _Frame
     ) -> tuple[_Frame, NDArray[np.float64]]:
         sums = self._sum_chunks(x, y, frame)
-        if abs(sums[EXCESS]) > EXCESS_LIMIT[self._precision] * sums[2]:
-            frame = replace(frame, correction=math.log1p(sums[EXCESS]))
+        off = abs(sums[EXCESS]) > EXCESS_LIMIT[self._precision] * sums[2]
+        if off or frame.tv > _DIRECT_ABOVE[self._precision] >= sums[2]:
+            frame = replace(frame, correction=math.log1p(sums[EXCESS]), tv=sums[2])
             sums = self._sum_chunks(x, y, frame)
         return frame, sums
 
     def _chunks(
         self, x: NDArray[Any], y: NDArray[Any], base: float
     ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
-        """Yield parts of both rows, in a type that holds their differences, and y - x - base."""
+        """Yield parts of both rows, of x in a type that holds differences, and y - x - base."""
         wide = np.result_type(self._dtype if base == 0.0 else np.float64, x.dtype, y.dtype)
-        *buffers, difference = (buffer.view(wide) for buffer in self._loaded)
-        for start in range(0, x.size, CHUNK):
-            chunk = slice(start, start + CHUNK)
-            a, b = _load(x[chunk], buffers[0]), _load(y[chunk], buffers[1])
-            d = self._buffers[0][: a.size]
-            if base == 0.0:
-                np.subtract(b, a, out=d, casting="same_kind")
+        loaded, difference = (buffer.view(wide) for buffer in self._wide)
+        for start in range(0, x.size, self._chunk):
+            chunk = slice(start, start + self._chunk)
+            a, b = _load(x[chunk], loaded), y[chunk]
+            d = self._log_ratio[: a.size]
+            out = d if wide == self._dtype else difference[: a.size]
+            if b.dtype == wide:
+                np.subtract(b, a, out=out)
             else:
-                np.subtract(b, a, out=difference[: a.size])
-                np.subtract(difference[: a.size], base, out=d, casting="same_kind")
+                np.copyto(out, b)
+                out -= a
+            if base != 0.0:
+                out -= base
+            if out is not d:
+                np.copyto(d, out, casting="same_kind")
             yield a, b, d
 
     def _compare(self, x: NDArray[Any], y: NDArray[Any], base: float) -> _Frame | None:
         """Return the frame of two rows, or None where this way of comparing them loses digits."""
         peak, mass, excess, absolute = -math.inf, 0.0, 0.0, 0.0
+        direct_above = _DIRECT_ABOVE[self._precision]
         for a, b, d in self._chunks(x, y, base):
             top = float(a.max())
-            if not (top < math.inf and float(b.max()) < math.inf):
+            if not top < math.inf:
                 return None
             if top > peak:
                 shrink = math.exp(peak - top)
@@ -168,19 +184,21 @@ class NumpyKernel:
                 peak = top
             elif peak == -math.inf:
                 return None
-            weight = self._buffers[1][: a.size]
+            weight = self._weight[: a.size]
             np.subtract(a, peak, out=weight, casting="same_kind")
             np.exp(weight, out=weight)
             if _largest(d) < self._limit:
                 np.expm1(d, out=d)
-                d *= weight
+                excess += _dot(weight, d)
+                if absolute <= _ENOUGH * direct_above * mass:
+                    d *= weight
+                    absolute += _abs_sum(d)
             else:
-                np.subtract(b, peak + base, out=d, casting="same_kind")
+                np.subtract(b, peak + base, out=d, dtype=d.dtype, casting="same_kind")
                 np.exp(d, out=d)
                 d -= weight
-            mass += float(np.add.reduce(weight))
-            excess += float(np.add.reduce(d))
-            absolute += _abs_sum(d)
+                excess += float(np.add.reduce(d))
+            mass += float(np.add.reduce(weight))  # pairwise: all else is relative to it
         rise = excess / mass
         if not -0.5 < rise < math.inf:
             return None
@@ -195,9 +213,9 @@ class NumpyKernel:
 
     def _normaliser(self, row: NDArray[Any], field: str) -> Normaliser:
         peak, total = -math.inf, 0.0
-        for start in range(0, row.size, CHUNK):
-            chunk = row[start : start + CHUNK]
-            logit = self._loaded[0][: chunk.size]
+        for start in range(0, row.size, self._chunk):
+            chunk = row[start : start + self._chunk]
+            logit = self._wide[0][: chunk.size]
             np.copyto(logit, chunk)
             top = float(logit.max())
             if not top < math.inf:
@@ -238,12 +256,12 @@ class NumpyKernel:
     def _sum_chunk(
         self, a: NDArray[Any], d: NDArray[Any], largest: float, frame: _Frame
     ) -> NDArray[np.float64]:
-        weight, t, rise = (buffer[: a.size] for buffer in self._buffers[1:])
+        weight, rise = self._weight[: a.size], self._rise[: a.size]
+        t = self._wide[0].view(self._dtype)[: a.size]
         np.subtract(a, frame.peak, out=t, casting="same_kind")
         np.exp(t, out=weight)
         entropy = -_dot(weight, t)
         np.expm1(d, out=rise)
-        # Buffers are used again as soon as they are free: together they must fit the cache.
         difference = np.multiply(weight, rise, out=t)
         tv, excess = 0.5 * _abs_sum(difference), float(np.add.reduce(difference))
         chi2, product = _dot(difference, rise), _dot(difference, d)
@@ -284,7 +302,7 @@ class NumpyKernel:
 
 def _offset(x: NDArray[Any], y: NDArray[Any]) -> float:
     """Return about how much larger all logits of y are, if that is worth taking off."""
-    most_likely = int(np.argmax(x[:CHUNK]))
+    most_likely = int(np.argmax(x[:_BLOCK]))
     offset = float(y[most_likely]) - float(x[most_likely])
     return offset if _SMALLEST_BASE < abs(offset) < math.inf else 0.0
 
@@ -302,17 +320,19 @@ def _load(chunk: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
+# In blocks: float32 sums then go on in float64 now and then, and BLAS does not start threads of its
+# own, which it does for longer vectors.
+
+
 def _abs_sum(a: NDArray[Any]) -> float:
     asum = dasum if a.dtype == np.float64 else sasum
-    return sum(float(asum(a[start : start + _BLOCK])) for start in range(0, a.size, _BLOCK))
+    return math.fsum(asum(a[start : start + _BLOCK]) for start in range(0, a.size, _BLOCK))
 
 
 def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
-    # In blocks: float32 products are then summed in float64 now and then, and BLAS does not start
-    # threads of its own, which it does for longer vectors.
-    whole = a.size - a.size % _BLOCK
-    blocks = np.vecdot(a[:whole].reshape(-1, _BLOCK), b[:whole].reshape(-1, _BLOCK))
-    return float(blocks.sum(dtype=np.float64)) + float(np.dot(a[whole:], b[whole:]))
+    dot = ddot if a.dtype == np.float64 else sdot
+    blocks = [slice(start, start + _BLOCK) for start in range(0, a.size, _BLOCK)]
+    return math.fsum(dot(a[block], b[block]) for block in blocks)
 
 
 def _general_sums(a: NDArray[Any], b: NDArray[Any], frame: _Frame) -> NDArray[np.float64]:
