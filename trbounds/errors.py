@@ -15,7 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-__all__ = ["InputError", "MissingDependency", "MissingField", "TrboundsError", "no_such"]
+__all__ = [
+    "InputError",
+    "MissingDependency",
+    "MissingField",
+    "TrboundsError",
+    "did_you_mean",
+    "no_such",
+]
 
 
 class TrboundsError(Exception):
@@ -103,9 +110,14 @@ def no_such(what: str, name: str, known: Iterable[str], *, field: str | None = N
     field : str, optional
         Name of the field or option.
     """
+    names = list(known)
+    text = f"no {what} '{name}'; there are: {', '.join(names)}{did_you_mean(name, names)}"
+    return InputError(text, field=field)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error's text that suggests the nearest name, if one is near."""
     import difflib
 
-    names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return InputError(f"no {what} '{name}'; there are: {', '.join(names)}{hint}", field=field)
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -230,6 +230,17 @@ def test_any_text_is_a_rule_or_one_clear_error(text):
     assert parse_rule(str(rule)) == rule
 
 
+def test_near_names_are_suggested():
+    with pytest.raises(InputError, match=r"did you mean 'TRM-Max'\?"):
+        parse_rule("TRM-Mx <= 1")
+    with pytest.raises(InputError, match=r"did you mean 'max k\w'\?") as error:
+        parse_family("max-k9")
+    # Those that mask single tokens make no family.
+    assert "token_" not in str(error.value)
+    with pytest.raises(InputError, match=r"did you mean 'seq_mean_k3'\?"):
+        parse_family("seq_mean_kk3")
+
+
 def test_families():
     assert parse_family("max-k2") == "max k2"
     assert parse_family("mean k3") == "mean k3"

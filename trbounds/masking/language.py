@@ -20,7 +20,7 @@ import math
 import re
 from typing import NamedTuple, NoReturn
 
-from trbounds.errors import InputError
+from trbounds.errors import InputError, did_you_mean
 from trbounds.masking.presets import PRESETS
 from trbounds.masking.rules import And, Interval, Not, Or, Rule
 from trbounds.masking.statistics import STATISTICS, TOKEN_STATISTICS
@@ -120,12 +120,14 @@ def parse_family(text: str) -> str:
                 f"masks no token of those with '{whole} <= x'",
                 field="family",
             )
-    single = [p.name for p in PRESETS.values() if len(p.parameters) == 1]
-    raise InputError(
-        f"found {text!r}, expected a statistic ({', '.join(STATISTICS)}) or one of "
-        f"{', '.join(single)}",
-        field="family",
-    )
+    single = [
+        preset.name
+        for preset in PRESETS.values()
+        if len(preset.parameters) == 1 and preset.rule(1.0).statistics
+    ]
+    hint = did_you_mean(words, [*single, *STATISTICS])
+    expected = f"a statistic such as 'max k2', or one of {', '.join(single)}"
+    raise InputError(f"found {text!r}, expected {expected}{hint}", field="family")
 
 
 class _Parser:
@@ -223,7 +225,8 @@ class _Parser:
             return first
         if first not in _AGGREGATES:
             self.refuse(
-                f"unknown '{first}', expected {', '.join(_AGGREGATES)}, ser, ln_trm or a preset",
+                f"unknown '{first}', expected {', '.join(_AGGREGATES)}, ser, ln_trm or a preset"
+                + did_you_mean(first, [preset.name for preset in PRESETS.values()]),
                 at=start,
             )
         if self.here.kind not in ("name", "term"):
