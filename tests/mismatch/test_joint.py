@@ -98,6 +98,7 @@ def test_a_budget_never_left_gives_infinity() -> None:
     ("call", "message"),
     [
         (lambda: profile_from_logit_error(351.0, 4), "found 351, expected at most 350"),
+        (lambda: profile_from_logit_error(1e-61, 4), "found 1e-61, expected 0 or at least 1e-60"),
         (lambda: profile_from_logit_error(-0.1, 4), "at least 0"),
         (lambda: profile_from_logit_error(0.1, 0), "field 'T'"),
         (lambda: largest_logit_error(8, 0.0), "field 'budget'"),

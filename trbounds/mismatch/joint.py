@@ -47,7 +47,8 @@ def profile_from_logit_error(
     Parameters
     ----------
     logit_error : float or array
-        a, in nats, from 0 to 350. Adding a constant to all logits of a context changes nothing.
+        a, in nats: 0, or from 1e-60 to 350. Adding a constant to all logits of a context changes
+        nothing.
     T : int or array
         Horizon.
     positions : bool
@@ -84,6 +85,13 @@ def profile_from_logit_error(
     if bool(case.xp.any(a > LARGEST_LOGIT_ERROR)):
         raise InputError(
             f"found {to_numpy(a).max():g}, expected at most {LARGEST_LOGIT_ERROR:g}",
+            field="logit_error",
+        )
+    if bool(case.xp.any((a > 0.0) & (a < _SMALLEST))):
+        positive = to_numpy(a)[to_numpy(a) > 0.0]
+        raise InputError(
+            f"found {positive.min():g}, expected 0 or at least {_SMALLEST:g}: bounds would "
+            "underflow to 0",
             field="logit_error",
         )
     xp = array_namespace(a, T)
