@@ -120,6 +120,25 @@ def test_every_dtype_is_read_as_its_values(dtype, precision, engine) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("train", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("rollout", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_the_policies_may_have_different_dtypes(rollout, train, precision, engine) -> None:
+    rng = np.random.default_rng(8)
+    logits = 4 * rng.normal(size=(2, 5000))
+    x = logits.astype(rollout)
+    y = (logits + 0.1 * rng.normal(size=x.shape)).astype(train)
+    expected = divergences(x.astype(np.float64), y.astype(np.float64))
+    result = row_divergences(x, y, precision=precision, engine=engine)
+    for field in FIELDS:
+        np.testing.assert_allclose(
+            getattr(result, field),
+            getattr(expected, field),
+            rtol=1e-10 if precision == "float64" else 1e-5,
+        )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_zero_probabilities_and_huge_ratios(precision, engine) -> None:
     rng = np.random.default_rng(4)
     x = rng.normal(size=(6, 40_000)).astype(np.float32)

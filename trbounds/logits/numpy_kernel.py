@@ -152,7 +152,8 @@ class NumpyKernel:
         self, x: NDArray[Any], y: NDArray[Any], base: float
     ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
         """Yield parts of both rows, of x in a type that holds differences, and y - x - base."""
-        wide = np.result_type(self._dtype if base == 0.0 else np.float64, x.dtype, y.dtype)
+        wide = np.result_type(self._dtype if base == 0.0 else np.float64, x.dtype)
+        wide = np.result_type(wide, y.dtype)  # one by one: float16 and bfloat16 have no common type
         loaded, difference = (buffer.view(wide) for buffer in self._wide)
         for start in range(0, x.size, self._chunk):
             chunk = slice(start, start + self._chunk)
