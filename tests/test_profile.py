@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from trbounds.bounds import all_bounds
 from trbounds.errors import InputError
 from trbounds.oracle import (
     TabularPair,
@@ -71,12 +72,24 @@ from trbounds.symbolic import SYMBOLS
         ({"T": 2**54}, r"expected a whole number from 1 to 2\^53"),
         ({"T": 4, "chi2_stop_prob": 1.5}, "found 1.5, expected a number of at most 1"),
         ({"T": 4, "reward_var": 0.25 + 1e-9}, "expected at most a quarter"),
-        ({"T": 4, "reward_range": (-1e308, 1e308)}, "expected two numbers, .* a finite width"),
+        ({"T": 4, "reward_range": (-1e308, 1e308)}, "expected two numbers, .* 1e-150 to 1e150"),
+        ({"T": 4, "reward_range": (0.0, 1e200)}, "expected two numbers, .* 1e-150 to 1e150"),
+        ({"T": 4, "reward_range": (0.0, 1e-200)}, "expected two numbers, .* 1e-150 to 1e150"),
     ],
 )
 def test_bad_values_are_named(fields: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DivergenceProfile(**fields)
+
+
+@pytest.mark.parametrize("width", [1e-150, 1e150])
+def test_bounds_scale_to_the_ends_of_the_reward_widths(width: float) -> None:
+    known = {"kl_max": 0.01, "chi2_max": 0.02}
+    for bound in all_bounds().values():
+        if not bound.missing(DivergenceProfile(T=5, **known).complete()):
+            expected = bound.evaluate(DivergenceProfile(T=5, **known))
+            found = bound.evaluate(DivergenceProfile(T=5, **known, reward_range=(0.0, width)))
+            assert found == pytest.approx(expected * width, rel=1e-12), bound.key
 
 
 def test_rounding_of_the_largest_variance_is_accepted() -> None:
@@ -86,8 +99,8 @@ def test_rounding_of_the_largest_variance_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("horizon", "message"),
     [
-        (10**9, "found 1000000000, expected one of at most 10,000,000"),
-        ([3, 4], "expected one of at most"),
+        (10**9, "found 1000000000, expected one horizon of at most 10,000,000"),
+        ([3, 4], "expected one horizon of at most"),
         ("3", "found '3', expected a number"),
         (3.5, "expected a whole number"),
     ],

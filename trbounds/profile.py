@@ -154,10 +154,10 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
             raise InputError(
                 f"found {self.reward_range!r}, expected two numbers", field="reward_range"
             ) from None
-        if not 0 < high - low < float("inf"):
+        if not 1e-150 <= high - low <= 1e150:  # the square of the width is needed too
             raise InputError(
-                f"found ({low}, {high}), expected two numbers, the first the smaller, and a "
-                "finite width",
+                f"found ({low}, {high}), expected two numbers, the first the smaller by 1e-150 to "
+                "1e150",
                 field="reward_range",
             )
         object.__setattr__(self, "reward_range", (low, high))
@@ -303,7 +303,9 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         """
         base = cls(T=T, **scalars)
         if base.T.ndim or base.T > _LONGEST_UNIFORM:
-            raise InputError(f"found {T}, expected one of at most {_LONGEST_UNIFORM:,}", field="T")
+            raise InputError(
+                f"found {T}, expected one horizon of at most {_LONGEST_UNIFORM:,}", field="T"
+            )
         xp, length = base.xp, int(base.T)
         sources = {
             name: source
