@@ -208,7 +208,7 @@ def _sampled(
     logits = getattr(batch, f"{policy}_logits")
     sampled = logits[np.arange(tokens.size), tokens].astype(np.float64)
     normaliser = getattr(result, f"{policy}_log_normaliser")
-    # Rounding of the normaliser can put a probability of 1 a few 1e-16 above.
+    # Rounding of the normaliser can put a probability of 1 above it: by 1e-7 in float32.
     logprobs: NDArray[np.float64] = np.minimum(sampled - normaliser, 0.0)
     return logprobs
 
