@@ -321,3 +321,18 @@ def test_total_variation_of_distant_policies_never_exceeds_one() -> None:
     for engine in ENGINES:
         assert math.isclose(row_divergences(x, y, engine=engine).tv[0], 1.0, abs_tol=1e-15)
         assert row_divergences(x, y, engine=engine).tv[0] <= 1.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_tail_without_weight_does_not_count(precision, engine) -> None:
+    x = np.full((1, V), -100.0, dtype=np.float32)
+    x[0, :1000] = np.linspace(0.0, 0.01, 1000)
+    y = x.copy()
+    y[0, 1000:] = -81.0  # e^19 times as likely, and still nothing
+    y[0, :1000:2] += np.float32(1e-9)
+    result = row_divergences(x, y, precision=precision, engine=engine)
+    expected = divergences(x.astype(np.float64), y.astype(np.float64))
+    tolerance = 1e-10 if precision == "float64" else 1e-5
+    for field in DIVERGENCES:
+        np.testing.assert_allclose(getattr(result, field), getattr(expected, field), tolerance)

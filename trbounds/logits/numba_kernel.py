@@ -136,7 +136,8 @@ def _sum_block32(a, d, peak, sums):  # type: ignore[no-untyped-def]
     for i in range(a.size):
         logit = max(a[i] - top, floor)
         r, q, scale, _ = reduce_exponent32(logit)
-        weight = scale + scale * (r + q)
+        # Not the floor's own weight: of many such tokens, times their squared ratios, it shows.
+        weight = scale + scale * (r + q) if logit > floor else np.float32(0.0)
         r, q, scale, k = reduce_exponent32(max(d[i], floor))
         rise = (scale - one) + scale * (r + q)
         difference = weight * rise
