@@ -98,6 +98,38 @@ def test_nearly_certain_tokens_are_no_violation(logged):
         assert "surprise_entropy" in caught(replace(batch, entropy=batch.entropy + 3.0))
 
 
+def test_uniform_rollouts_are_not_taken_for_one_sequence():
+    rollout = np.full(400 * 16, -np.log(32))
+    train = rollout + np.random.default_rng(0).normal(0.05, 0.2, rollout.size)
+    batch = TraceBatch(offsets=np.arange(401) * 16, rollout_logprobs=rollout, train_logprobs=train)
+    report = check(batch)
+    assert "mean_ratio" in {verdict.check for verdict in report.violations}
+    assert "ratio_above_one" in {finding.name for finding in report.findings}
+
+
+def test_many_sequences_of_one_of_two_tokens_decide():
+    first = np.random.default_rng(0).random(5000) < 0.5
+    batch = TraceBatch(
+        offsets=np.arange(5001),
+        rollout_logprobs=np.log(np.where(first, 0.5, 0.4999)),
+        train_logprobs=np.log(np.where(first, 0.58, 0.5)),
+    )
+    assert "mean_ratio" in caught(batch)
+
+
+@pytest.mark.parametrize("share", [3e-4, 3e-3, 0.03])
+def test_true_traces_of_one_of_two_tokens_pass(share):
+    for seed in range(20):
+        rare = np.random.default_rng(seed).random(2000) < share
+        batch = TraceBatch(
+            offsets=np.arange(2001),
+            rollout_logprobs=np.log(np.where(rare, share, 1 - share)),
+            train_logprobs=np.log(np.where(rare, 5 * share, 1 - 5 * share)),
+        )
+        report = check(batch)
+        assert report.holds, (seed, report.violations, report.findings)
+
+
 def test_sequences_that_are_all_the_same_decide_nothing():
     batch = make_batch(sequences=4)
     same = batch.select(np.array([True, False, False, False]))

@@ -263,7 +263,15 @@ def test_limits_with_few_sequences_are_those_of_student():
             assert student_limit(limit, n) == pytest.approx(expected, rel=1e-9)
         assert student_limit(limit, 10**9) == pytest.approx(limit, rel=1e-6)
     assert student_limit(4.0, 1) == math.inf
-    assert student_limit(100.0, 5) == 100.0
+    assert student_limit(100.0, 10**6) == 100.0
+
+
+def test_limits_with_few_sequences_grow_with_those_with_many():
+    limits = np.linspace(0.0, 60.0, 241)
+    for n in range(2, 40):
+        found = np.array([student_limit(limit, n) for limit in limits])
+        assert (found >= limits).all()
+        assert (np.diff(found) >= 0).all()
 
 
 def test_one_sequence_has_no_standard_error():

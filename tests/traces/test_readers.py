@@ -336,16 +336,18 @@ def test_copies_and_parts_that_other_tools_leave_are_not_read(tmp_path, other):
 
 
 @pytest.mark.parametrize("logged", [True, False])
-def test_the_step_of_a_directory_is_that_of_files_without_one(tmp_path, logged):
+def test_the_step_of_a_directory_is_that_of_files_without_one(tmp_path, monkeypatch, logged):
     rows = [{key: value for key, value in row.items() if key != "step"} for row in ROWS]
     rows = [{**row, "step": 3} for row in rows] if logged else rows
     for step in (12, 7):
         (tmp_path / f"step={step}").mkdir()
         write_rows(tmp_path / f"step={step}" / "part-0.parquet", rows)
         write_jsonl(tmp_path / f"step={step}" / "part-1.jsonl", rows)
-    found = [batch.step.tolist() for batch in open_trace(tmp_path)]
+    monkeypatch.chdir(tmp_path)
     expected = [3, 3] if logged else [12, 7]
-    assert found == [[step] * len(ROWS) for step in expected for _ in range(2)]
+    for paths in (tmp_path, ".", ["step=12", "step=7"], "step=*/*"):
+        found = [batch.step.tolist() for batch in open_trace(paths)]
+        assert found == [[step] * len(ROWS) for step in expected for _ in range(2)]
 
 
 def test_a_name_that_is_no_partition_says_no_step(tmp_path):

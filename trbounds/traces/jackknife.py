@@ -85,19 +85,20 @@ def student_limit(limit: float, n: int) -> float:
     limit : float
         Standard errors, if they were known exactly.
     n : int
-        Different numbers that the standard error is made from.
+        Numbers that the standard error is made from, copies of the most frequent one left out.
 
     Returns
     -------
     float
         From Student's t with ``n - 1`` degrees of freedom: for a limit of 4, 10,050 with two
         numbers, 7.0 with ten, 4.03 with 500. Infinite below two: numbers that are all the same
-        show no spread, which does not mean that there is none.
+        show no spread, which does not mean that there is none. Limits above 30 are not raised
+        further than one of 30 is, and never lowered.
     """
     if n < 2:
         return math.inf
-    # Beyond 37 the tail underflows.
-    return float(-stdtrit(n - 1, ndtr(-limit))) if limit < 37 else limit
+    # Farther out stdtrit fails, and beyond 37 the tail underflows.
+    return max(limit, float(-stdtrit(n - 1, ndtr(-min(limit, 30.0)))))
 
 
 class Blocks:

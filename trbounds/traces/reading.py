@@ -22,7 +22,7 @@ __all__ = ["example_path", "expand_paths", "open_trace", "read_source"]
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
-_STEP = re.compile(r"[\\/]step=(\d{1,9})[\\/]")
+_STEP = re.compile(r"(?:^|[\\/])step=(\d{1,9})[\\/]")
 """How Spark, Arrow and others write a column by which they divide files into directories."""
 
 

@@ -57,8 +57,15 @@ def unless_positive(values: Floats) -> Floats:
 
 
 def distinct_sequences(table: SequenceTable) -> int:
-    """Count the sequences of a table that differ: in the sum of their rollout log-probabilities."""
-    return int(np.unique(table["rollout_logprob_sum"]).size)
+    """Count the sequences of a table that are no copies of the most frequent one, and that one.
+
+    Sequences are told apart by the sum of their rollout log-probabilities, or by their weight if
+    that counts more: rollouts that are uniform over the vocabulary, say, give all sequences of a
+    length the same sum.
+    """
+    columns = (table[name] for name in ("rollout_logprob_sum", "log_weight"))
+    most = min(int(np.unique(column, return_counts=True)[1].max()) for column in columns)
+    return len(table) - most + 1
 
 
 def unseen_mass(table: SequenceTable) -> Floats:
