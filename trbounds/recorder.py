@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from trbounds.arrays import array_namespace, to_numpy
 from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
-from trbounds.traces.columns import IDENTIFIERS
+from trbounds.traces.columns import BOOLEANS, IDENTIFIERS, INTEGERS
 
 __all__ = ["Recorder"]
 
 _LONGEST_IDENTIFIER = 128
 _TEXTS = (*IDENTIFIERS, "logprobs_mode")
+_ONE_KIND = (*BOOLEANS, *INTEGERS)
 
 
 class Recorder:
@@ -345,11 +346,18 @@ def _few(numbers: Sequence[int]) -> str:
     return f"[{shown}, ...]" if len(numbers) > 4 else f"[{shown}]"
 
 
-def _fields(batch: TraceBatch) -> dict[str, bool]:
-    """Return the columns, and which are text: a shard has one schema."""
+def _fields(batch: TraceBatch) -> dict[str, Any]:
+    """Return the columns, and which are text: a shard has one schema.
+
+    And of what type those are that take one only: a wrong one would spoil what is right.
+    """
     names = (*TOKEN_FIELDS, *SEQUENCE_FIELDS)
     found = {name: getattr(batch, name) for name in names}
-    return {name: values.dtype == object for name, values in found.items() if values is not None}
+    return {
+        name: values.dtype.kind if name in _ONE_KIND else values.dtype == object
+        for name, values in found.items()
+        if values is not None
+    }
 
 
 def _join(batches: Sequence[TraceBatch]) -> TraceBatch:

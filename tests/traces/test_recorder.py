@@ -488,3 +488,15 @@ def test_the_longest_identifier_is_kept(tmp_path, length, kept):
         recorder.record(rollout_logprobs=tokens, train_logprobs=tokens, prompt_id=[prompt])
     (batch,) = open_trace(tmp_path)
     assert (batch.prompt_id.tolist() == [prompt]) is kept
+
+
+@pytest.mark.parametrize(("field", "right", "wrong"), [("top_k", 5, None), ("finished", True, 0.5)])
+def test_values_of_a_wrong_type_spoil_no_others(tmp_path, field, right, wrong):
+    ones = -np.ones((2, 3))
+    with Recorder(tmp_path, rank=0) as recorder:
+        for values in ([right, right], [right, wrong]):
+            recorder.record(rollout_logprobs=ones, train_logprobs=ones, **{field: values})
+    left_out: list[InputError] = []
+    batches = list(open_trace(tmp_path, on_error="skip", on_skip=left_out.append))
+    assert [getattr(batch, field).tolist() for batch in batches] == [[right, right]]
+    assert [error.field for error in left_out] == [field]
