@@ -224,7 +224,8 @@ def caught(batch: TraceBatch) -> tuple[str, str]:
     found = [item.name for item in report.findings if item.severity != "info"]
     found += [v.check for v in report.violations if v.family in ("tokens", "samples", "profile")]
     noted = [item.name for item in report.findings if item.severity == "info"]
-    return f"caught: {listed(found)}" if found else "", listed(noted)
+    outcome = "warned" if report.holds else "caught"
+    return f"{outcome}: {listed(found)}" if found else "", listed(noted)
 
 
 def listed(names: list[str]) -> str:
