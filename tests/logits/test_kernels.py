@@ -46,6 +46,16 @@ def repeated_row(kind: str, scale: float, groups: int = 40) -> tuple[np.ndarray,
     return np.repeat(x, counts), np.repeat(y, counts)
 
 
+def assert_agree(result, expected, precision: str, fields: tuple[str, ...] = FIELDS) -> None:
+    for field in fields:
+        np.testing.assert_allclose(
+            getattr(result, field),
+            getattr(expected, field),
+            rtol=1e-10 if precision == "float64" else 1e-5,
+            err_msg=field,
+        )
+
+
 @functools.cache
 def reference(kind: str, scale: float) -> dict[str, mp.mpf]:
     x, y = repeated_row(kind, scale)
@@ -110,12 +120,7 @@ def test_every_dtype_is_read_as_its_values(dtype, precision, engine) -> None:
     x[2], y[2] = (np.resize(z[2, :5], 5000) for z in (x, y))  # finite also with bytes swapped
     expected = divergences(x.astype(np.float64), y.astype(np.float64))
     result = row_divergences(x, y, precision=precision, engine=engine, threads=2)
-    for field in FIELDS:
-        np.testing.assert_allclose(
-            getattr(result, field),
-            getattr(expected, field),
-            rtol=1e-10 if precision == "float64" else 1e-5,
-        )
+    assert_agree(result, expected, precision)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -129,12 +134,7 @@ def test_the_policies_may_have_different_dtypes(rollout, train, precision, engin
     y = (logits + 0.1 * rng.normal(size=x.shape)).astype(train)
     expected = divergences(x.astype(np.float64), y.astype(np.float64))
     result = row_divergences(x, y, precision=precision, engine=engine)
-    for field in FIELDS:
-        np.testing.assert_allclose(
-            getattr(result, field),
-            getattr(expected, field),
-            rtol=1e-10 if precision == "float64" else 1e-5,
-        )
+    assert_agree(result, expected, precision)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -151,13 +151,7 @@ def test_zero_probabilities_and_huge_ratios(precision, engine) -> None:
     x[5, 7], y[5, 7] = 5.0, -700.0
     expected = divergences(x, y)
     result = row_divergences(x, y, precision=precision, engine=engine)
-    for field in FIELDS:
-        np.testing.assert_allclose(
-            getattr(result, field),
-            getattr(expected, field),
-            rtol=1e-10 if precision == "float64" else 1e-5,
-            err_msg=field,
-        )
+    assert_agree(result, expected, precision)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -173,13 +167,7 @@ def test_tokens_that_neither_policy_has_do_not_count(absent, offset, precision, 
     expected = divergences(x[:, present], y[:, present])
     x[:, absent] = y[:, absent] = -np.inf
     result = row_divergences(x, y, precision=precision, engine=engine)
-    for field in FIELDS:
-        np.testing.assert_allclose(
-            getattr(result, field),
-            getattr(expected, field),
-            rtol=1e-10 if precision == "float64" else 1e-5,
-            err_msg=field,
-        )
+    assert_agree(result, expected, precision)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -333,6 +321,4 @@ def test_a_tail_without_weight_does_not_count(precision, engine) -> None:
     y[0, :1000:2] += np.float32(1e-9)
     result = row_divergences(x, y, precision=precision, engine=engine)
     expected = divergences(x.astype(np.float64), y.astype(np.float64))
-    tolerance = 1e-10 if precision == "float64" else 1e-5
-    for field in DIVERGENCES:
-        np.testing.assert_allclose(getattr(result, field), getattr(expected, field), tolerance)
+    assert_agree(result, expected, precision, DIVERGENCES)

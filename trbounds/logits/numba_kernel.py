@@ -161,20 +161,12 @@ def _add(sums, kl, product, absolute, chi2, entropy, excess):  # type: ignore[no
 
 
 @njit(**EXACT)
-def _difference(a, b, base, d):  # type: ignore[no-untyped-def]
-    """Write b - a - base, and return the largest magnitude."""
-    base = d.dtype.type(base)
-    for i in range(a.size):
-        d[i] = (b[i] - a[i]) - base
-    return _largest_abs(d)
-
-
-@njit(**EXACT)
 def _log_ratio(a, b, shift, correction, d):  # type: ignore[no-untyped-def]
     """Write log rho, or 0 where neither policy has the token; return the largest magnitude."""
     first, second = d.dtype.type(shift), d.dtype.type(correction)
     for i in range(a.size):
-        d[i] = d.dtype.type(0.0) if a[i] == ABSENT else ((b[i] - a[i]) - first) - second
+        value = ((b[i] - a[i]) - first) - second
+        d[i] = d.dtype.type(0.0) if a[i] == b[i] == ABSENT else value
     return _largest_abs(d)
 
 
@@ -200,7 +192,7 @@ def _compare(x, y, kind, limit, buffers):  # type: ignore[no-untyped-def]
         if start == 0:
             base = _offset(a, b)
         top = _largest(a)
-        if not (_difference(a, b, base, d) < limit and top < np.inf):
+        if not (_log_ratio(a, b, base, 0.0, d) < limit and top < np.inf):
             return 0.0, 0.0, 0.0
         if top > peak:
             shrink = math.exp(peak - top)

@@ -237,9 +237,9 @@ class NumpyKernel:
     def _sum_chunks(self, x: NDArray[Any], y: NDArray[Any], frame: _Frame) -> NDArray[np.float64]:
         sums = np.zeros(len(COLUMNS))
         for a, b, d in self._chunks(x, y, frame.base):
-            d -= frame.shift
-            if frame.correction != 0.0:
-                d -= frame.correction
+            for shift in (frame.shift, frame.correction):
+                if shift != 0.0:
+                    d -= shift
             largest = _largest(d)
             if math.isnan(largest):
                 absent = (a == -np.inf) & (b == -np.inf)
@@ -293,11 +293,10 @@ class NumpyKernel:
             kl = _dot(weight, rise)
             difference *= ~far
         kl += 0.5 * _dot(difference, d)
-        square = np.multiply(d, d, out=rise)
-        power = square
+        square = np.multiply(d, d, out=d)
         for coefficient in _SERIES[self._precision]:
-            kl += coefficient * _dot(difference, power)
-            power = np.multiply(power, square, out=d)
+            kl += coefficient * _dot(difference, square)
+            difference *= square
         return kl
 
 
