@@ -18,7 +18,7 @@ from trbounds.mismatch.logspace import half_log_odds_difference, log1mexp
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.extremes import Extreme
 from trbounds.traces.histogram import Histogram
-from trbounds.traces.sequence_table import NO_GROUP, SequenceTable
+from trbounds.traces.sequence_table import NO_GROUP, group_numbers
 from trbounds.traces.token_terms import k3_of
 
 __all__ = ["MismatchBin", "MismatchSummary", "smallest_logit_error"]
@@ -343,7 +343,7 @@ def _checked_squares(squares: Floats | None, batch: TraceBatch) -> Floats | None
 
 def _prompts(batch: TraceBatch) -> NDArray[np.int64]:
     """Number of each sequence's prompt; where none is logged, that of its record."""
-    group = SequenceTable.from_statistics(batch, {})["group"]
+    group = group_numbers(batch)
     return np.asarray(np.where(group == NO_GROUP, batch.record_numbers, group), dtype=np.int64)
 
 

@@ -288,7 +288,7 @@ def _unsampled(summary: TraceSummary) -> Iterator[Finding]:
 
 
 def _masked(summary: TraceSummary) -> Iterator[Finding]:
-    pairs, counts = summary.pairs, summary.counts
+    pairs = summary.pairs
     holes, mean, smallest = pairs.masked("hole")
     largest = summary.extremes["abs_log_ratio_max"].value
     kept = summary.histograms["abs_log_ratio"]
@@ -308,29 +308,6 @@ def _masked(summary: TraceSummary) -> Iterator[Finding]:
                 "matter are missing: log the mask of the response, from before the rule"
             ),
             numbers={"tokens": float(holes), "smallest": smallest, "mean": mean, "kept": largest},
-        )
-    rejected, dropped = counts["rejected_sequences"], counts["unaccepted_sequences"]
-    if rejected:
-        yield Finding(
-            name="rejected_sequences",
-            severity="warning",
-            found=f"of {rejected} sequences with log-probabilities no token counts",
-            advice=(
-                "If a rejection rule masked them, estimates are over what it kept and not over "
-                "the rollout policy: log the mask from before the rule"
-            ),
-            numbers={"sequences": float(rejected), "share": rejected / summary.n_sequences},
-        )
-    if dropped:
-        yield Finding(
-            name="rejected_sequences",
-            severity="info",
-            found=f"the framework left {dropped} sequences out of its update",
-            advice=(
-                "They are kept here, as they were sampled. If the framework dropped others before "
-                "logging (dynamic sampling), estimates are over what it kept"
-            ),
-            numbers={"sequences": float(dropped), "share": dropped / summary.n_sequences},
         )
 
 

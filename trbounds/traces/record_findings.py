@@ -31,11 +31,43 @@ def record_findings(summary: TraceSummary) -> Iterator[Finding]:
     ------
     Finding
     """
+    yield from _rejected(summary)
     yield from _repeated(summary)
     yield from _lengths(summary)
     yield from _empty(summary)
     yield from _uneven(summary)
     yield from _versions(summary)
+
+
+def _counted(count: int, summary: TraceSummary) -> dict[str, float]:
+    return {"sequences": float(count), "share": count / summary.n_sequences}
+
+
+def _rejected(summary: TraceSummary) -> Iterator[Finding]:
+    rejected = summary.counts["rejected_sequences"]
+    dropped = summary.counts["unaccepted_sequences"]
+    if rejected:
+        yield Finding(
+            name="rejected_sequences",
+            severity="warning",
+            found=f"of {rejected} sequences with log-probabilities no token counts",
+            advice=(
+                "If a rejection rule masked them, estimates are over what it kept and not over "
+                "the rollout policy: log the mask from before the rule"
+            ),
+            numbers=_counted(rejected, summary),
+        )
+    if dropped:
+        yield Finding(
+            name="rejected_sequences",
+            severity="info",
+            found=f"the framework left {dropped} sequences out of its update",
+            advice=(
+                "They are kept here, as they were sampled. If the framework dropped others before "
+                "logging (dynamic sampling), estimates are over what it kept"
+            ),
+            numbers=_counted(dropped, summary),
+        )
 
 
 def _repeated(summary: TraceSummary) -> Iterator[Finding]:
@@ -53,7 +85,7 @@ def _repeated(summary: TraceSummary) -> Iterator[Finding]:
                 "If they were logged twice (by two ranks, or again after a restart), drop the "
                 "copies: standard errors are too small with them"
             ),
-            numbers={"sequences": float(repeated), "share": repeated / summary.n_sequences},
+            numbers=_counted(repeated, summary),
         )
 
 
@@ -69,7 +101,7 @@ def _lengths(summary: TraceSummary) -> Iterator[Finding]:
                 "If tokens were lost, sums over sequences and all that follows from them are too "
                 "small; if length counts something else (the prompt too), leave the field out"
             ),
-            numbers={"sequences": float(other), "share": other / summary.n_sequences},
+            numbers=_counted(other, summary),
         )
 
 
@@ -85,7 +117,7 @@ def _empty(summary: TraceSummary) -> Iterator[Finding]:
                 "They enter every estimate as sequences on which the policies agree. If they were "
                 "masked for what they are (truncated completions, say), log them as sampled"
             ),
-            numbers={"sequences": float(empty), "share": empty / summary.n_sequences},
+            numbers=_counted(empty, summary),
         )
 
 
@@ -119,5 +151,5 @@ def _versions(summary: TraceSummary) -> Iterator[Finding]:
                 "The rollout policy is then a mixture along the sequence. Bounds apply to it as "
                 "it sampled, if each token's log-probability is that of its own version"
             ),
-            numbers={"sequences": float(mixed), "share": mixed / summary.n_sequences},
+            numbers=_counted(mixed, summary),
         )

@@ -12,7 +12,7 @@ from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["COLUMNS", "NO_GROUP", "SequenceTable", "check_numbers"]
+__all__ = ["COLUMNS", "NO_GROUP", "SequenceTable", "check_numbers", "group_numbers"]
 
 COLUMNS: dict[str, Any] = {
     "file": np.int32,
@@ -133,7 +133,7 @@ class SequenceTable:
             "record": batch.record_numbers,
             "length": batch.lengths,
             "step": np.full(n, -1) if batch.step is None else batch.step,
-            "group": _groups(batch),
+            "group": group_numbers(batch),
             "reward": np.full(n, np.nan) if batch.reward is None else batch.reward,
             "finished": np.full(n, -1) if batch.finished is None else batch.finished,
             **statistics,
@@ -187,7 +187,8 @@ def _concatenate(chunks: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any
     }
 
 
-def _groups(batch: TraceBatch) -> NDArray[np.int64]:
+def group_numbers(batch: TraceBatch) -> NDArray[np.int64]:
+    """Return the column ``group`` of a batch."""
     labels = batch.group_id if batch.prompt_id is None else batch.prompt_id
     if labels is None:
         return np.full(batch.n_sequences, NO_GROUP)
