@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.mismatch import MismatchCase, MismatchSummary, get_law, summarize_traces
 from trbounds_figures._drawing import BLACK, VERMILION
+from trbounds_figures._recorded import read_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -177,13 +178,13 @@ def data(path: str | os.PathLike[str] = _RECORDED) -> MismatchData:
     InputError
         If the file cannot be read or is not such a document.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = MismatchData(tuple(_trace(entry) for entry in document["traces"]))
-        for trace in found.traces:
-            trace.density()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"not a record of mismatch ({error!r})", file=str(path)) from None
+    return read_record(path, _mismatch, what="mismatch")
+
+
+def _mismatch(document: Any) -> MismatchData:
+    found = MismatchData(tuple(_trace(entry) for entry in document["traces"]))
+    for trace in found.traces:
+        trace.density()
     return found
 
 

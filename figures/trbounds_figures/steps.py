@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.step_series import StepSeries
 from trbounds_figures._drawing import BLACK, BLUE, GREEN, VERMILION
+from trbounds_figures._recorded import read_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,17 +128,17 @@ def data(path: str | os.PathLike[str] = _RECORDED) -> StepsData:
     InputError
         If the file cannot be read or is not such a document.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        panels = []
-        for entry in document["panels"]:
-            values, errors = (tuple(map(float, entry[name])) for name in ("values", "errors"))
-            if len(values) != len(document["step"]) or len(errors) not in (0, len(values)):
-                raise ValueError("series of different lengths")
-            panels.append(Panel(str(entry["label"]), values, errors, entry["change"]))
-        return StepsData(tuple(map(int, document["step"])), tuple(panels))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"not a record of steps ({error!r})", file=str(path)) from None
+    return read_record(path, _steps, what="steps")
+
+
+def _steps(document: Any) -> StepsData:
+    panels = []
+    for entry in document["panels"]:
+        values, errors = (tuple(map(float, entry[name])) for name in ("values", "errors"))
+        if len(values) != len(document["step"]) or len(errors) not in (0, len(values)):
+            raise ValueError("series of different lengths")
+        panels.append(Panel(str(entry["label"]), values, errors, entry["change"]))
+    return StepsData(tuple(map(int, document["step"])), tuple(panels))
 
 
 def draw(data: StepsData, ax: Axes) -> None:

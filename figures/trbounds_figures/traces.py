@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trbounds.bounds import get_bound
-from trbounds.errors import InputError
 from trbounds.trace_bounds import bounds_on_trace
 from trbounds.traces import summarize
 from trbounds.traces.error_estimates import estimate_error
 from trbounds_figures._drawing import BLUE, GREEN, VERMILION
+from trbounds_figures._recorded import read_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,11 +156,11 @@ def data(path: str | os.PathLike[str] = _RECORDED) -> TracesData:
     InputError
         If the file cannot be read or is not such a document.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        return TracesData(tuple(_trace(entry) for entry in document["traces"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"not a record of bounds on traces ({error!r})", file=str(path)) from None
+    return read_record(path, _traces, what="bounds on traces")
+
+
+def _traces(document: Any) -> TracesData:
+    return TracesData(tuple(_trace(entry) for entry in document["traces"]))
 
 
 def _trace(entry: dict[str, Any]) -> TraceValues:
