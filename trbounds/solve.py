@@ -13,6 +13,7 @@ from trbounds.errors import InputError
 from trbounds.profile import Conversion, DivergenceProfile
 
 __all__ = [
+    "LONGEST_SPREAD",
     "SOLVABLE",
     "certifiable_radius",
     "largest_divergence",
@@ -23,9 +24,10 @@ __all__ = [
 #: Fields a bound can be solved for.
 SOLVABLE = ("kl_max", "kl_seq", "chi2_max", "tv_max", "tv_seq", "chi2_path_max", "kl_path_max")
 
+#: Horizons beyond this are not spread out over positions while solving.
+LONGEST_SPREAD = 1_000_000
+
 _SMALLEST, _LARGEST = 1e-280, 1e3
-# Horizons beyond this are not spread out over positions.
-_LONGEST = 1_000_000
 _TOLERANCE = 1e-12
 
 
@@ -196,7 +198,7 @@ def solvable_profile(
 
 def _spread(T: int, fields: Mapping[str, Any]) -> DivergenceProfile:
     """Fill in the positions, each at its maximum, unless they are too many."""
-    make = DivergenceProfile if T > _LONGEST else DivergenceProfile.uniform
+    make = DivergenceProfile if T > LONGEST_SPREAD else DivergenceProfile.uniform
     return make(T=T, **fields)
 
 

@@ -11,6 +11,7 @@ from trbounds.divergences.conversions import (
     tv_from_kl_pinsker,
     tv_from_kl_sharp,
 )
+from trbounds.divergences.elementwise import expm1_minus
 from trbounds.divergences.estimators import k1, k2, k3
 from trbounds.divergences.exact import (
     Divergences,
@@ -19,7 +20,6 @@ from trbounds.divergences.exact import (
     kl_divergence,
     total_variation,
 )
-from trbounds.divergences.special import expm1_minus
 
 __all__ = [
     "Divergences",

@@ -6,8 +6,8 @@ import math
 from types import ModuleType
 from typing import Any
 
+from trbounds.divergences.elementwise import elementwise, expm1_minus_float64
 from trbounds.divergences.sharp import sharp_tv
-from trbounds.divergences.special import elementwise, expm1_minus_float64
 
 __all__ = [
     "chi2_from_kl",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trbounds.divergences.special import elementwise, expm1_minus_float64
+from trbounds.divergences.elementwise import elementwise, expm1_minus_float64
 
 __all__ = ["k1", "k2", "k3"]
 

@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from trbounds.arrays import array_namespace, device
+from trbounds.divergences.elementwise import expm1_minus_float64
 from trbounds.divergences.rows import checked_logits
-from trbounds.divergences.special import expm1_minus_float64
 from trbounds.errors import InputError
 
 __all__ = [

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace
+from trbounds.divergences.elementwise import expm1_minus_float64
 from trbounds.divergences.exact import Divergences
-from trbounds.divergences.special import expm1_minus_float64
 from trbounds.errors import InputError
 from trbounds.logits.files import LogitsFile, TopKBatch
 

@@ -12,7 +12,7 @@ from trbounds.errors import InputError
 from trbounds.mismatch.law import MismatchCase
 from trbounds.mismatch.laws import get_law
 from trbounds.profile import DivergenceProfile, Provenance
-from trbounds.solve import largest_divergence
+from trbounds.solve import LONGEST_SPREAD, largest_divergence
 
 __all__ = [
     "LARGEST_LOGIT_ERROR",
@@ -23,9 +23,6 @@ __all__ = [
 
 #: Beyond this chi2 overflows; every bound has long been useless.
 LARGEST_LOGIT_ERROR = 350.0
-
-# Horizons beyond this are not spread out over positions while solving.
-_LONGEST = 1_000_000
 
 # Divergences go with the square of the logit error; below this they leave what floats resolve.
 _SMALLEST = 1e-60
@@ -164,7 +161,7 @@ def largest_logit_error(
         If the budget is not positive, there is no such bound, or the bound needs a quantity that
         a logit error does not give.
     """
-    spread = T <= _LONGEST
+    spread = T <= LONGEST_SPREAD
 
     def profile(a: float) -> DivergenceProfile:
         return profile_from_logit_error(a, T, positions=spread, **known)

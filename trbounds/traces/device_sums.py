@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
-from trbounds.divergences.special import expm1_minus_float64
+from trbounds.divergences.elementwise import expm1_minus_float64
 from trbounds.errors import InputError
 from trbounds.traces.position_sums import count_alive
 from trbounds.traces.token_terms import LOG_WEIGHT_CAP

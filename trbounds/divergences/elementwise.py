@@ -1,4 +1,4 @@
-"""The function exp(x) - 1 - x without cancellation, and the frame of elementwise functions."""
+"""The frame of elementwise functions, and exp(x) - 1 - x without cancellation."""
 
 from __future__ import annotations
 
