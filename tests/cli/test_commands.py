@@ -82,6 +82,7 @@ def test_unknown_command_suggests(trbounds: Run) -> None:
         (("bound", "--T", "8", "--tv-max", "2"), "at most 1"),
         (("bound", "--T", "8"), "give at least one"),
         (("bound", "--T", "8", "--kl-max", "1", "--reward-range", "1", "0"), "--reward-range"),
+        (("verify", "--example", "--reward-range", "0", "1e200"), "'--reward-range': found (0, 1"),
         (("bound", "--T", "8", "--kl-max", "1", "--conversion", "best"), "'--conversion'"),
         (("bound", "--T", "8", "--log-ratio-max", "1"), "no bound can be evaluated"),
         (("derive", "clasical"), "no bound 'clasical'"),

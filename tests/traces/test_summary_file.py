@@ -118,6 +118,14 @@ def test_damaged_members(saved, tmp_path, changes):
         TraceSummary.load(rewrite(path, tmp_path / "a.tbs", changes))
 
 
+@pytest.mark.parametrize("limits", [[0.0, 1e200], [1.0, 0.0], [0.0, None], [0.0]])
+def test_a_range_of_rewards_that_no_trace_is_read_with_is_refused(saved, tmp_path, limits):
+    _, path = saved
+    changes = {"summary.json": document(path, reward_range=limits)}
+    with pytest.raises(InputError, match=r"a\.tbs(, field 'reward_range'|: not a readable)"):
+        TraceSummary.load(rewrite(path, tmp_path / "a.tbs", changes))
+
+
 @pytest.mark.parametrize(
     ("part", "problem"),
     [

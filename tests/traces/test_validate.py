@@ -226,7 +226,11 @@ def test_skipping_leaves_exactly_the_bad_records_out():
     [
         {"on_error": "ignore"},
         {"reward_range": (1.0, 0.0)},
+        {"reward_range": (1.0, 1.0)},
         {"reward_range": (0.0, np.inf)},
+        {"reward_range": (0.0, 1e31)},
+        {"reward_range": (-1e31, 1.0)},
+        {"reward_range": (0.0, 5e-324)},
         {"reward_range": (np.nan, 1.0)},
         {"batch_tokens": 0},
         {"max_length": 0},

@@ -30,6 +30,7 @@ from trbounds.traces.remote import is_remote, open_remote, remote_errors
 from trbounds.traces.sequence_table import COLUMNS, SequenceTable
 from trbounds.traces.stopping import BUDGETS, StoppedSums
 from trbounds.traces.summary import TraceSummary
+from trbounds.traces.validate import check_reward_range
 from trbounds.traces.writing import replacing
 
 __all__ = ["load", "save"]
@@ -101,6 +102,7 @@ def _load(file: str) -> TraceSummary:
             _check_sizes(archive, stream.seek(0, os.SEEK_END))
             document = json.loads(_member(archive, "summary.json"))
             _check_version(document, file)
+            check_reward_range(*document["reward_range"], file=file)
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             arrays = {name[:-4]: _array(_member(archive, name)) for name in names}
         return _rebuild(document, arrays)

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
 
-__all__ = ["LOWEST_SAMPLED_LOGPROB", "RANGES", "Ragged", "ReadOptions", "assemble", "validate"]
+__all__ = [
+    "LOWEST_SAMPLED_LOGPROB",
+    "RANGES",
+    "Ragged",
+    "ReadOptions",
+    "assemble",
+    "check_reward_range",
+    "validate",
+]
 
 LOWEST_SAMPLED_LOGPROB = -100.0
 """A token of probability below e^-100 is never sampled: such a value is a filler. The limit
@@ -28,6 +36,9 @@ RANGES = {
     "advantages": (-1e30, 1e30),
 }
 """Lowest and highest admissible value of the token fields."""
+
+_LARGEST_REWARD, _NARROWEST = 1e30, 1e-30
+"""Squares of rewards times weights of up to e^100 stay well inside float64."""
 
 _INT32 = (float(np.iinfo(np.int32).min), float(np.iinfo(np.int32).max))
 _POSITIVE = (float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max))
@@ -60,7 +71,8 @@ class ReadOptions:
     Parameters
     ----------
     reward_range : tuple of float
-        Lowest and highest admissible reward.
+        Lowest and highest admissible reward: from -1e30 to 1e30, the first the smaller by at
+        least 1e-30.
     on_error : {"fail", "skip"}
         Raise on the first bad record, or leave it out and call ``on_skip``.
     on_skip : callable
@@ -83,12 +95,7 @@ class ReadOptions:
     max_length: int = 131_072
 
     def __post_init__(self) -> None:
-        low, high = self.reward_range
-        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-            raise InputError(
-                f"found ({low:g}, {high:g}), expected two finite numbers in order",
-                field="reward_range",
-            )
+        check_reward_range(*self.reward_range)
         if self.on_error not in ("fail", "skip"):
             raise InputError(
                 f"found {self.on_error!r}, expected 'fail' or 'skip'", field="on_error"
@@ -110,6 +117,30 @@ class _Fault(NamedTuple):
     sequence: int
     field: str
     problem: str
+
+
+def check_reward_range(low: float, high: float, *, file: str | None = None) -> None:
+    """Refuse a range with which squares of rewards and weights would leave float64.
+
+    Parameters
+    ----------
+    low, high : float
+        Lowest and highest admissible reward.
+    file : str, optional
+        Where they came from.
+
+    Raises
+    ------
+    InputError
+        Unless both are from -1e30 to 1e30, and the first is the smaller by at least 1e-30.
+    """
+    if not (-_LARGEST_REWARD <= low <= high <= _LARGEST_REWARD and high - low >= _NARROWEST):
+        raise InputError(
+            f"found ({low:g}, {high:g}), expected two numbers from {-_LARGEST_REWARD:g} to "
+            f"{_LARGEST_REWARD:g}, the first the smaller by at least {_NARROWEST:g}",
+            file=file,
+            field="reward_range",
+        )
 
 
 def validate(batch: TraceBatch, *, reward_range: tuple[float, float] = (0.0, 1.0)) -> None:
