@@ -9,11 +9,11 @@ generated: 2,000 sequences and 4 million tokens, with ``--full`` 20,000 and 40 m
 The floor is reading both log-probabilities once (numpy, one thread). The peer is what verl computes
 of a batch, written from its published formulas in torch: the metrics of
 ``compute_offpolicy_metrics`` and one rejection rule with its mask, on batches of 256 sequences
-padded to 8192 tokens or, sorted by length, to the longest. Against it stand ``trbounds metrics --as
-verl``, the same formulas and those of the importance weights with their standard errors; the sums
-of every token term by sequence and by position; and the summary, which holds more of each token
-(histograms, extremes, moments) than any of these. torch, duckdb and numba are measured where they
-can be imported.
+padded to 8192 tokens or, sorted by length, to the longest. Against it stand the same metrics and
+mask by our functions; what ``trbounds metrics --as verl`` computes, with the importance
+weights and standard errors; the sums of every token term by sequence and by position; and the
+summary, which holds more of each token (histograms, extremes, moments) than any of these. torch,
+duckdb and numba are measured where they can be imported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from trbounds.metrics import framework_metrics
+from trbounds.metrics import framework_metrics, verl, verl_rejection
+from trbounds.metrics.sums import sum_sequences
 from trbounds.traces import TraceBatch, TraceSummary, summarize, write_parquet
 from trbounds.traces.position_sums import PositionSums
 from trbounds.traces.sequence_table import SequenceTable
@@ -197,7 +198,7 @@ def verl_metrics(old, rollout, mask):  # type: ignore[no-untyped-def]
         ]
         return [float(metric) for metric in found], (mask * kept).to(mask.dtype)
 
-    metrics, kept = reject(0.05)
+    metrics, kept = reject(0.003)
     return off_policy() + metrics, kept
 
 
@@ -211,6 +212,16 @@ def padded(batch: TraceBatch, width: int):  # type: ignore[no-untyped-def]
         values[place] = getattr(batch, name)
         out.append(torch.from_numpy(values))
     return (*out[::-1], torch.from_numpy(place.astype(np.int64)))
+
+
+def own_metrics(batch: TraceBatch, kernel: str) -> tuple[dict[str, float], np.ndarray]:
+    """What ``verl_metrics`` returns, by the functions that ``framework_metrics`` is made of."""
+    weights, rules = verl.make_weights(2.0, None, "none"), verl_rejection.parse("seq_max_k2", 0.003)
+    columns = (*verl.COLUMNS, *verl_rejection.columns(rules))
+    sums = sum_sequences([batch], columns, weights, kernel=kernel)
+    found = verl.metrics(sums, weights, "none") | verl_rejection.metrics(sums, rules)
+    kept = verl_rejection.kept_tokens(sums, rules) > 0
+    return found, np.repeat(kept, sums.length)
 
 
 def peer(batch: TraceBatch, repeat: int) -> None:
@@ -227,9 +238,12 @@ def peer(batch: TraceBatch, repeat: int) -> None:
         width = PADDED if "padded" in name else int(own.lengths.max())
         tensors = padded(own, width)
         tasks: dict[str, Task] = {"verl's formulas": lambda t=tensors: verl_metrics(*t)}
-        tasks["trbounds metrics, numpy"] = lambda b=own: framework_metrics([b], "verl")
         tasks["numpy, sums by sequence and by position alone"] = lambda b=own: sum_tokens(b)
         for kernel in kernels():
+            tasks[f"the same metrics, {kernel}"] = lambda k=kernel, b=own: own_metrics(b, k)
+            tasks[f"trbounds metrics, {kernel}"] = lambda k=kernel, b=own: framework_metrics(
+                [b], "verl", kernel=k
+            )
             tasks[f"trbounds summary, {kernel}"] = lambda k=kernel, b=own: TraceSummary.of(
                 b, kernel=k
             )

@@ -104,8 +104,13 @@ def verl_weights(pi, mu, mask, level, cap, floor):
 
 
 def values_of(batch, framework, **settings):
-    (found,) = framework_metrics([batch], framework, **settings)
-    return found.values
+    """What both kernels find."""
+    found, compiled = (
+        framework_metrics([batch], framework, kernel=kernel, **settings)[0].values
+        for kernel in ("numpy", "numba")
+    )
+    assert compiled == pytest.approx(found, rel=1e-10, abs=1e-13, nan_ok=True)
+    return found
 
 
 @pytest.mark.parametrize(

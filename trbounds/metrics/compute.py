@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
-from trbounds.metrics import nemo_rl, prime_rl, slime, trl, verl
+from trbounds.metrics import nemo_rl, prime_rl, slime, trl, verl, verl_rejection
 from trbounds.metrics.importance import Weights
 from trbounds.metrics.sums import SequenceSums, sum_sequences
 from trbounds.traces.batch import TraceBatch
@@ -30,6 +30,7 @@ class _Framework(NamedTuple):
     columns: tuple[str, ...]
     weighting: _Weighting | None = None
     only_kept: bool = False
+    rejects: bool = False
 
 
 class _Weighting(NamedTuple):
@@ -45,6 +46,7 @@ FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
             verl.metrics,
             verl.COLUMNS,
             _Weighting(verl.make_weights, verl.TOKEN_COLUMNS, 2.0, "token"),
+            rejects=True,
         ),
         "nemo-rl": _Framework(
             nemo_rl.metrics,
@@ -66,7 +68,8 @@ FRAMEWORKS: Mapping[str, _Framework] = MappingProxyType(
     }
 )
 """By name: the formulas, the sums they need, how weights are made where that can be set, with the
-default cap and level, and whether sequences that the framework left out do not count."""
+default cap and level, whether sequences that the framework left out do not count, and whether it
+logs its rejection rules, as verl does."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class FrameworkMetrics:
         By the name on the dashboard.
     standard_errors : mapping of str to float
         Delete-a-group jackknife over prompts (over sequences where no prompt is logged); NaN with
-        fewer than two, and for a largest or smallest value, where it is not right.
+        fewer than two, and for a largest or smallest value, where it is not right. Empty where
+        none were asked for.
     """
 
     step: int | None
@@ -97,7 +101,7 @@ class FrameworkMetrics:
             "step": self.step,
             "sequences": self.n_sequences,
             "metrics": {
-                name: {"value": value, "standard_error": self.standard_errors[name]}
+                name: {"value": value, "standard_error": self.standard_errors.get(name, math.nan)}
                 for name, value in self.values.items()
             },
         }
@@ -111,6 +115,10 @@ def framework_metrics(
     cap: float | None = None,
     floor: float | None = None,
     level: str | None = None,
+    rejection: str | None = None,
+    rejection_threshold: str | float | None = None,
+    standard_errors: bool = True,
+    kernel: str = "auto",
 ) -> list[FrameworkMetrics]:
     """Compute the metrics that a framework logs, from its log-probabilities.
 
@@ -128,6 +136,12 @@ def framework_metrics(
         number if it has two, and ``rollout_is``; TRL's ``vllm_importance_sampling_clip_max``,
         ``_clip_min`` and ``_mode``; slime's ``tis_clip`` and ``tis_clip_low``; NeMo-RL's
         ``truncated_importance_sampling_ratio``, ``_ratio_min`` and ``_type``.
+    rejection, rejection_threshold : str, and str or float, optional
+        verl's ``rollout_rs`` and ``rollout_rs_threshold``, for ``rollout_rs_*``.
+    standard_errors : bool
+        Whether to compute them: for a batch of a training step they take longer than the metrics.
+    kernel : {"auto", "numpy", "numba"}
+        As of `trbounds.traces.summarize`; the same numbers to 1e-11.
 
     Returns
     -------
@@ -136,7 +150,9 @@ def framework_metrics(
     Raises
     ------
     InputError
-        For an unknown framework, a setting it does not have, or a trace without tokens.
+        For an unknown framework or kernel, a setting it does not have, or a trace without tokens.
+    MissingDependency
+        If numba is asked for and absent.
 
     Examples
     --------
@@ -160,10 +176,12 @@ def framework_metrics(
         columns += token_columns if level.startswith("token") else ()
         settings = (weights, level)
     else:
-        for name, given in (("cap", cap), ("floor", floor), ("level", level)):
-            if given is not None:
-                raise InputError(f"{framework} has no such setting", field=name)
-    sums = sum_sequences(batches, columns, weights)
+        _refuse(framework, cap=cap, floor=floor, level=level)
+    rules = _rejections(framework, chosen, rejection, rejection_threshold)
+    columns += tuple(name for name in verl_rejection.columns(rules) if name not in columns)
+    sums = sum_sequences(
+        batches, columns, weights, extra=verl_rejection.extra_columns(rules), kernel=kernel
+    )
     if chosen.only_kept:
         sums = sums.select(sums.kept)
         if not sums.length.any():
@@ -172,33 +190,58 @@ def framework_metrics(
             )
 
     def evaluate(part: SequenceSums) -> dict[str, float]:
-        return chosen.metrics(part, *settings)
+        found = chosen.metrics(part, *settings)
+        return found | verl_rejection.metrics(part, rules) if rules else found
+
+    def result(part: SequenceSums, step: int | None) -> FrameworkMetrics:
+        values = evaluate(part)
+        errors = _errors(part, evaluate, values) if standard_errors else {}
+        return FrameworkMetrics(step, part.n_sequences, values, errors)
 
     if not by_step:
-        return [_with_errors(sums, evaluate, None)]
+        return [result(sums, None)]
     return [
-        _with_errors(sums.select(sums.step == step), evaluate, int(step))
+        result(sums.select(sums.step == step), int(step))
         for step in np.unique(sums.step)
         if sums.length[sums.step == step].any()
     ]
 
 
-def _with_errors(
-    sums: SequenceSums, evaluate: Callable[[SequenceSums], dict[str, float]], step: int | None
-) -> FrameworkMetrics:
-    values = evaluate(sums)
+def _refuse(framework: str, **settings: object) -> None:
+    for name, given in settings.items():
+        if given is not None:
+            raise InputError(f"{framework} has no such setting", field=name)
+
+
+def _rejections(
+    framework: str, chosen: _Framework, rejection: str | None, threshold: str | float | None
+) -> tuple[verl_rejection.Rejection, ...]:
+    if not chosen.rejects:
+        _refuse(framework, rejection=rejection, rejection_threshold=threshold)
+    if rejection is None and threshold is None:
+        return ()
+    if rejection is None or threshold is None:
+        lacking = "rejection" if rejection is None else "rejection_threshold"
+        raise InputError("missing: rules and thresholds go together", field=lacking)
+    return verl_rejection.parse(rejection, threshold)
+
+
+def _errors(
+    sums: SequenceSums,
+    evaluate: Callable[[SequenceSums], dict[str, float]],
+    values: Mapping[str, float],
+) -> dict[str, float]:
     blocks = number_groups(sums.group) % _MAX_BLOCKS
     without = [
         evaluate(left) if left.length.any() else dict.fromkeys(values, math.nan)
         for left in (sums.select(blocks != block) for block in range(_n_blocks(blocks)))
     ]
-    errors = {
+    return {
         name: math.nan
         if name.endswith(("max", "min", "max_deviation")) or "/max_" in name or "/min_" in name
         else jackknife_error(np.array([other[name] for other in without]))
         for name in values
     }
-    return FrameworkMetrics(step, sums.n_sequences, values, errors)
 
 
 def _n_blocks(blocks: NDArray[np.int64]) -> int:

@@ -56,7 +56,7 @@ __all__ = ["COLUMNS", "TOKEN_COLUMNS", "make_weights", "metrics"]
 
 Floats = NDArray[np.float64]
 
-COLUMNS = ("train", "rollout", "log_ratio", "k3", "clamped_square")
+COLUMNS = ("train", "rollout", "log_ratio", "k3", "clamped_chi2")
 """What has to be summed."""
 
 TOKEN_COLUMNS = (
@@ -78,16 +78,16 @@ def make_weights(cap: float, floor: float | None, level: str) -> Weights:
     ----------
     cap, floor : float
         ``rollout_is_threshold``: its only, or its upper and its lower number.
-    level : {"token", "sequence"}
-        ``rollout_is``.
+    level : {"token", "sequence", "none"}
+        ``rollout_is``; "none" where it is not set.
 
     Raises
     ------
     InputError
         For an unknown `level`, or limits out of range.
     """
-    if level not in ("token", "sequence"):
-        raise InputError(f"found {level!r}, expected 'token' or 'sequence'", field="level")
+    if level not in ("token", "sequence", "none"):
+        raise InputError(f"found {level!r}, expected 'token', 'sequence' or 'none'", field="level")
     return Weights(cap=cap, floor=floor, masks=floor is not None, clamps=True)
 
 
@@ -100,8 +100,8 @@ def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float
         The batch, with :data:`COLUMNS`, for "token" also :data:`TOKEN_COLUMNS`.
     weights : Weights
         Of :func:`make_weights`, as summed with.
-    level : {"token", "sequence"}
-        ``rollout_is``.
+    level : {"token", "sequence", "none"}
+        ``rollout_is``; "none" where it is not set, then there is no ``rollout_is_*``.
 
     Returns
     -------
@@ -123,15 +123,21 @@ def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float
         "log_ppl_diff_max": difference.max(),
         "log_ppl_diff_min": difference.min(),
         "ppl_ratio": np.exp(difference).mean(),
-        "chi2_token": sums.token_mean("clamped_square") - 1,
-        "chi2_seq": np.exp(2 * sequence).mean() - 1,
+        "chi2_token": sums.token_mean("clamped_chi2"),
+        "chi2_seq": np.expm1(2 * sequence).mean(),
     }
-    found |= _of_tokens(sums) if level == "token" else _of_sequences(sums, weights)
+    if level != "none":
+        found |= _of_weights(sums, weights, level)
+    return {f"rollout_corr/{name}": float(value) for name, value in found.items()}
+
+
+def _of_weights(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float]:
+    found = _of_tokens(sums) if level == "token" else _of_sequences(sums, weights)
     outside = found.pop("outside")
     if weights.floor is not None:
         found["rollout_is_oob_ratio"] = outside
     each, raw = _by_sequence(sums, weights, level)
-    found |= {
+    return found | {
         "rollout_is_seq_mean": each.mean(),
         "rollout_is_seq_std": each.std(ddof=1) if each.size > 1 else 0.0,
         "rollout_is_seq_max": each.max(),
@@ -140,7 +146,6 @@ def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float
         "rollout_is_seq_fraction_high": (raw > weights.cap).mean(),
         "rollout_is_seq_fraction_low": (raw < weights.low).mean(),
     }
-    return {f"rollout_corr/{name}": float(value) for name, value in found.items()}
 
 
 def _of_tokens(sums: SequenceSums) -> dict[str, float]:

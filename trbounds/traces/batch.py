@@ -261,11 +261,16 @@ class TraceBatch:
 
         A single sequence longer than that is a batch of its own.
         """
+        for start, stop in self.cuts(max_tokens):
+            yield self._cut(start, stop)
+
+    def cuts(self, max_tokens: int) -> Iterator[tuple[int, int]]:
+        """Yield the first sequence of each of the :meth:`slices`, and the one after its last."""
         start = 0
         while start < self.n_sequences:
             limit = self.offsets[start] + max_tokens
             stop = max(start + 1, int(np.searchsorted(self.offsets, limit, side="right")) - 1)
-            yield self._cut(start, stop)
+            yield start, stop
             start = stop
 
     def _cut(self, start: int, stop: int) -> TraceBatch:

@@ -60,10 +60,11 @@ def set_log_ratio(train, rollout, out):  # type: ignore[no-untyped-def]
 
 @njit(**EXACT)
 def set_ratio(x, ratio, k3):  # type: ignore[no-untyped-def]
-    """Set ``rho - 1`` and ``rho - 1 - log rho``, both without cancellation."""
+    """Set ``rho - 1`` and ``rho - 1 - log rho``, without cancellation; infinite beyond e^700."""
     for i in range(x.size):
         r, q, scale, k = reduce_exponent(max(x[i], -700.0))
         excess = scale * (r + q) + (scale - 1.0)
+        excess = np.inf if x[i] > 700.0 else excess
         ratio[i] = excess
         k3[i] = q if k == 0.0 else excess - x[i]
 

@@ -51,10 +51,21 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="verl's rollout_is (token, sequence), TRL's mode (sequence_mask, "
+            help="verl's rollout_is (token, sequence, none), TRL's mode (sequence_mask, "
             "sequence_truncate, token_mask, token_truncate), NeMo-RL's "
             "truncated_importance_sampling_type (none, tis, icepop, seq-mask-tis).",
         ),
+    ] = None,
+    rejection: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="verl's rollout_rs, for its rollout_rs_* metrics, such as seq_max_k2.",
+        ),
+    ] = None,
+    rejection_threshold: Annotated[
+        str | None,
+        typer.Option(metavar="X", help="verl's rollout_rs_threshold, such as 0.05 or 0.5_2."),
     ] = None,
     example: Example = False,
     form: TraceFormat = None,
@@ -73,6 +84,8 @@ def command(
 
     Example: `trbounds metrics --example --as verl`
 
+    Example: `trbounds metrics LOGS --as verl --rejection seq_max_k2 --rejection-threshold 0.05`
+
     Example: `trbounds metrics runs/step_*.parquet --as trl --by-step --json`
     """
     from trbounds.metrics import FRAMEWORKS, framework_metrics
@@ -84,6 +97,8 @@ def command(
             ("--cap", cap),
             ("--floor", floor),
             ("--level", level),
+            ("--rejection", rejection),
+            ("--rejection-threshold", rejection_threshold),
         ):
             if given is not None:
                 where = ": see trbounds steps" if option == "--by-step" else ""
@@ -101,14 +116,20 @@ def command(
     )
     try:
         found = framework_metrics(
-            batches, framework, by_step=by_step, cap=cap, floor=floor, level=level
+            batches,
+            framework,
+            by_step=by_step,
+            cap=cap,
+            floor=floor,
+            level=level,
+            rejection=rejection,
+            rejection_threshold=rejection_threshold,
         )
     except InputError as error:
         # Parameters are named after the option that sets them.
-        options = {"cap": "--cap", "floor": "--floor", "level": "--level"}
-        if error.field not in options:
+        if error.field not in _SETTINGS:
             raise
-        raise InputError(error.problem, field=options[error.field]) from None
+        raise InputError(error.problem, field=f"--{error.field.replace('_', '-')}") from None
     if json:
         print_json({"framework": framework, "results": [part.to_dict() for part in found]})
         return
@@ -125,6 +146,9 @@ def command(
                 for name, value in part.values.items()
             ],
         )
+
+
+_SETTINGS = ("cap", "floor", "level", "rejection", "rejection_threshold")
 
 
 def _show_steps(framework: str, found: Sequence[FrameworkMetrics]) -> None:
