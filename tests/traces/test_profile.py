@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -228,6 +229,21 @@ def test_rewards_that_never_differ_leave_the_variance_uncertain():
     q = found.residual_square_path.value
     assert found.l2.error == pytest.approx(math.sqrt(q / 60), rel=0.2)
     assert bounds_on_trace(summary)["l2"].standard_error == pytest.approx(found.l2.error)
+
+
+@pytest.mark.parametrize("low", [1e3, -1e6, 1e9])
+def test_a_range_of_rewards_far_from_0_costs_no_digits(low):
+    pair, _, rng = make_pair(12)
+    batch = sample_trace(pair, 20, 4, rng)
+    for reward in (np.full(80, low + 0.3), low + rng.integers(0, 2, 80)):
+        far, near = (
+            estimate_error(TraceSummary.of(replace(batch, reward=rewards), reward_range=limits))
+            for rewards, limits in ((reward, (low, low + 1)), (reward - low, (0, 1)))
+        )
+        for name in ("surrogate", "gain", "error", "reward_var", "l2"):
+            found, expected = getattr(far, name), getattr(near, name)
+            assert found.value == pytest.approx(expected.value, rel=1e-9, abs=1e-300)
+            assert found.error == pytest.approx(expected.error, rel=1e-9, abs=1e-300)
 
 
 def test_jackknife_of_a_mean_is_its_clustered_error():

@@ -53,7 +53,7 @@ class RewardVariance:
     @classmethod
     def of(cls, summary: TraceSummary, blocks: Blocks, *, total: bool = False) -> RewardVariance:
         """Estimate from the rewards of a summary that has them."""
-        reward = summary.sequences["reward"]
+        reward = _from_smallest(summary.sequences)
         groups = np.zeros(reward.size, np.int64) if total else summary.groups()
         counts = np.bincount(groups)
         within = not total and bool((counts > 1).any())
@@ -157,6 +157,12 @@ _OPTIONAL = (
 )
 
 
+def _from_smallest(table: SequenceTable) -> Floats:
+    """Rewards less the smallest: what is the same for all of them would cost digits."""
+    reward = table["reward"]
+    return np.asarray(reward - reward.min())
+
+
 def centred_reward(table: SequenceTable, groups: NDArray[np.int64]) -> Floats:
     """Reward minus the mean reward of the other sequences of its prompt.
 
@@ -172,7 +178,7 @@ def centred_reward(table: SequenceTable, groups: NDArray[np.int64]) -> Floats:
     ndarray
         One entry per row; against all other sequences where a prompt has one sequence only.
     """
-    reward = table["reward"]
+    reward = _from_smallest(table)
     counts = np.bincount(groups)[groups]
     totals = np.bincount(groups, weights=reward)[groups]
     alone = counts == 1
