@@ -234,8 +234,8 @@ def test_rewards_that_never_differ_leave_the_variance_uncertain():
 @pytest.mark.parametrize("low", [1e3, -1e6, 1e9])
 def test_a_range_of_rewards_far_from_0_costs_no_digits(low):
     pair, _, rng = make_pair(12)
-    batch = sample_trace(pair, 20, 4, rng)
-    for reward in (np.full(80, low + 0.3), low + rng.integers(0, 2, 80)):
+    batch = sample_trace(pair, 20, 7, rng)
+    for reward in (np.full(140, low + 0.3), low + rng.integers(0, 2, 140)):
         far, near = (
             estimate_error(TraceSummary.of(replace(batch, reward=rewards), reward_range=limits))
             for rewards, limits in ((reward, (low, low + 1)), (reward - low, (0, 1)))
