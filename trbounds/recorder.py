@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from trbounds.arrays import array_namespace, to_numpy
 from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
-from trbounds.traces.columns import BOOLEANS, IDENTIFIERS, INTEGERS
+from trbounds.traces.columns import BOOLEANS, IDENTIFIERS, INTEGERS, TRUTH_VALUES
 
 __all__ = ["Recorder"]
 
@@ -303,7 +303,7 @@ def _numbers(name: str, values: NDArray[Any]) -> NDArray[Any]:
         found = values.astype(np.float64) if values.dtype.kind == "O" else values
     except (TypeError, ValueError):
         found = values
-    if found.dtype.kind not in "biuf":
+    if found.dtype.kind not in ("biuf" if name in TRUTH_VALUES else "iuf"):
         raise InputError(f"found entries of type {found.dtype}, expected numbers", field=name)
     return found
 

@@ -232,6 +232,9 @@ def test_the_first_fault_in_order_is_raised(tmp_path, format, earlier, later):
 # ---- what is decided for the whole file
 
 
+_NOT_IN_MOST = "found a value, expected none: most records at the beginning of the file have none"
+
+
 @pytest.mark.parametrize("size", [1, 1 << 30])
 def test_a_field_is_in_every_record_of_a_file_or_in_none(tmp_path, monkeypatch, size):
     made = rows("canonical-jsonl", 8)
@@ -249,6 +252,46 @@ def test_a_field_is_in_every_record_of_a_file_or_in_none(tmp_path, monkeypatch, 
     ]
 
 
+@pytest.mark.parametrize("size", [1, 1 << 30])
+@pytest.mark.parametrize(
+    ("form", "usual", "rare", "value"),
+    [("canonical-jsonl", "kl", "temperature", 1.0), ("prime-rl", "step", "rewards", [0.5])],
+)
+def test_a_field_that_few_records_have_is_their_fault(
+    tmp_path, monkeypatch, form, usual, rare, value, size
+):
+    made = rows(form, 8)
+    for index in (0, 3, 5):
+        made[index][rare] = value
+    del made[6][usual]
+    path = write(tmp_path / "a.jsonl", map(json.dumps, made))
+    cut(monkeypatch, size)
+    left_out = summarize(path, on_error="skip").skipped
+    assert [(s.record, s.field) for s in left_out] == [
+        *((index, rare) for index in (0, 3, 5)),
+        (6, usual),
+    ]
+    assert {s.problem for s in left_out[:3]} == {_NOT_IN_MOST}
+    with pytest.raises(InputError, match=f"record 0, field '{rare}': {_NOT_IN_MOST}"):
+        summarize(path)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 30])
+def test_a_mask_has_one_name_in_each_record(tmp_path, monkeypatch, size):
+    made = rows("canonical-jsonl", 8)
+    for index, row in enumerate(made):
+        names = ("mask", "loss_mask", "response_mask")
+        for name in names[:2] if index in (0, 4) else names[index % 3 :][:1]:
+            row[name] = [True] * len(row["kl"])
+    path = write(tmp_path / "a.jsonl", map(json.dumps, made))
+    cut(monkeypatch, size)
+    summary = summarize(path, on_error="skip")
+    assert [(s.record, s.field, s.problem) for s in summary.skipped] == [
+        (index, "mask", "found both loss_mask and mask, expected one") for index in (0, 4)
+    ]
+    assert all(batch.mask.all() for batch in open_trace(path, on_error="skip"))
+
+
 def test_a_field_that_appears_later_is_a_fault_of_its_record(tmp_path, monkeypatch):
     made = rows("canonical-jsonl", 8)
     for row in made[:6]:
@@ -258,8 +301,8 @@ def test_a_field_that_appears_later_is_a_fault_of_its_record(tmp_path, monkeypat
     monkeypatch.setattr("trbounds.traces.source._BLOCK_BYTES", len(json.dumps(made[0])) + 1)
     summary = summarize(path, on_error="skip")
     assert [(s.record, s.field, s.problem) for s in summary.skipped] == [
-        (6, "kl", "found a value, expected none, as in the records before"),
-        (7, "reward", "found a value, expected none, as in the records before"),
+        (6, "kl", _NOT_IN_MOST),
+        (7, "reward", _NOT_IN_MOST),
     ]
     assert not summary.seen & {"reward", "kl"}
 
@@ -282,11 +325,9 @@ def test_faults_of_the_file_count_once(tmp_path, monkeypatch):
     good = write(tmp_path / "good.jsonl", map(json.dumps, rows("canonical-jsonl", 3)))
     forced = [{**row, "prev_logprobs": [[0.0] * 12]} for row in rows("nemo-rl", 5)]
     other = [{**row, "schema_version": 2} for row in rows("prime-rl", 5)]
-    both = [{**row, "mask": [], "loss_mask": []} for row in rows("canonical-jsonl", 5)]
     for name, lines, problem in (
         ("train_data_step1.jsonl", forced, "forced on-policy"),
         ("r.jsonl", other, "found 2, expected 1"),
-        ("both.jsonl", both, "found both loss_mask and mask"),
     ):
         path = write(tmp_path / name, map(json.dumps, lines))
         assert len(partition(path)) == 1

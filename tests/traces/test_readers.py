@@ -477,6 +477,11 @@ def test_bad_record_in_every_form(tmp_path, rows, record, field, problem):
         ("{}", 1, "rollout_logprobs", "no value"),
         (json.dumps(changed(1, kl="x")[1]), 1, "kl", "found str, expected a list of numbers"),
         (json.dumps(changed(1, kl=["x"])[1]), 1, "kl", "found a list with str"),
+        *(
+            (json.dumps(changed(2, **{name: [True]})[2]), 1, name, "found a list with bool")
+            for name in ("rollout_logprobs", "train_logprobs", "kl")
+        ),
+        (json.dumps({**ROWS[1], "finished": None}), 1, "finished", "no value"),
         (json.dumps(changed(1, kl=[[1]])[1]), 1, "kl", "found a list with list"),
         (json.dumps(changed(1, reward="1")[1]), 1, "reward", "found str, expected a number"),
         (json.dumps(changed(1, finished=1)[1]), 1, "finished", "expected true or false"),
@@ -500,6 +505,21 @@ def test_bad_json_line(tmp_path, line, record, field, problem):
     assert problem in caught.value.problem
     found = collect(open_trace(tmp_path / "a.jsonl", on_error="skip"))
     assert found["records"] == [0, 2]
+
+
+def test_a_reward_may_be_true_or_false(tmp_path):
+    rows = [
+        {**row, "reward": reward} for row, reward in zip(ROWS, (True, False, True), strict=True)
+    ]
+    for file in (write_jsonl(tmp_path / "a.jsonl", rows), write_rows(tmp_path / "a.parquet", rows)):
+        assert collect(open_trace(file)) == {**EXPECTED, "reward": [1.0, 0.0, 1.0]}
+
+
+def test_truth_values_encoded_by_a_dictionary_are_no_numbers(tmp_path):
+    flags = pa.DictionaryArray.from_arrays(pa.array([0, 0], pa.int8()), pa.array([False]))
+    column = pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), flags)
+    with pytest.raises(InputError, match="field 'train_logprobs': found type list<"):
+        columns_from_arrow({"train_logprobs": column}, file="f")
 
 
 def test_two_columns_of_one_name(tmp_path):
@@ -606,6 +626,21 @@ def test_damaged_files(tmp_path):
             },
             "mask",
             "found both",
+        ),
+        (
+            {"rollout_logprobs": [[-1.0]], "train_logprobs": [[False]]},
+            "train_logprobs",
+            "found type list<element: bool>, expected a list of numbers",
+        ),
+        (
+            {"rollout_logprobs": [[-1.0]], "train_logprobs": [[-1.0]], "step": [True]},
+            "step",
+            "found type bool, expected whole numbers",
+        ),
+        (
+            {"rollout_logprobs": [[-1.0]], "train_logprobs": [[-1.0]], "temperature": [True]},
+            "temperature",
+            "found type bool, expected numbers",
         ),
     ],
 )

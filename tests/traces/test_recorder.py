@@ -207,6 +207,7 @@ TWO = {"rollout_logprobs": [[-1.0, -2.0], [-1.0]], "train_logprobs": [[-1.0, -2.
         ({"reward": ["good"]}, "reward", "expected numbers"),
         ({"reward": [1j]}, "reward", "expected numbers"),
         ({"kl": [["a", "b"]]}, "kl", "expected numbers"),
+        ({"train_logprobs": [[False, True]]}, "train_logprobs", "type bool, expected numbers"),
         ({"rewards": [1.0]}, "rewards", "unknown, expected one of rollout_logprobs"),
     ],
 )

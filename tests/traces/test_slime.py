@@ -74,8 +74,8 @@ def test_step_from_the_name_where_the_file_does_not_say(torch_writer, tmp_path):
 
 def test_lists_and_one_element_tensors(torch_writer, tmp_path):
     changes = {
-        "rollout_log_probs": [-1.0, -2, False],
-        "loss_masks": [1, 0, 1],
+        "rollout_log_probs": [-1.0, -2, 0],
+        "loss_masks": [1, False, True],
         "response_lengths": torch_writer.Tensor(np.array([3])),
         "rewards": torch_writer.Tensor(np.array([0.5], np.float32), shape=(), stride=()),
         "tokens": [1, 2, 3, 4, 70_000],

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError, MissingDependency
 from trbounds.traces.batch import offsets_of
-from trbounds.traces.columns import BOOLEANS, IDENTIFIERS, INTEGERS, NUMBERS, field_of
+from trbounds.traces.columns import (
+    BOOLEANS,
+    IDENTIFIERS,
+    INTEGERS,
+    NUMBERS,
+    TRUTH_VALUES,
+    field_of,
+)
 from trbounds.traces.validate import Ragged
 
 __all__ = ["ArrowColumns", "columns_from_arrow", "import_pyarrow"]
@@ -121,6 +128,8 @@ def _decoded(pa: Any, raw: Any) -> Any:
 
 
 def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
+    if name not in TRUTH_VALUES and _holds_truth_values(pa, array.type):
+        raise pa.ArrowTypeError
     if name in NUMBERS:
         return _numbers(pa, array)
     if name in BOOLEANS:
@@ -133,6 +142,12 @@ def _convert(pa: Any, name: str, array: Any) -> Ragged | NDArray[Any]:
     if name in INTEGERS or name in IDENTIFIERS or one_of_a_record:
         return _whole_numbers(pa, array)
     return _ragged(pa, array)
+
+
+def _holds_truth_values(pa: Any, kind: Any) -> bool:
+    while hasattr(kind, "value_type"):  # a list, or numbers encoded by a dictionary
+        kind = kind.value_type
+    return bool(pa.types.is_boolean(kind))
 
 
 def _check_lengths(pa: Any, array: Any) -> None:

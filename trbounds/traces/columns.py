@@ -15,7 +15,8 @@ __all__ = [
     "KNOWN",
     "NUMBERS",
     "REQUIRED",
-    "check_names",
+    "TRUTH_VALUES",
+    "by_field",
     "field_of",
 ]
 
@@ -29,6 +30,9 @@ KNOWN = (*TOKEN_FIELDS, *SEQUENCE_FIELDS, *ALIASES)
 NUMBERS = ("reward", "temperature", "top_p")
 INTEGERS = ("step", "length", "top_k")
 BOOLEANS = ("finished", "accepted")
+TRUTH_VALUES = ("mask", "reward", *BOOLEANS)
+"""Fields that may hold true and false; anywhere else they are a mistake, and no numbers."""
+
 IDENTIFIERS = ("seq_id", "prompt_id", "group_id")
 
 
@@ -37,18 +41,28 @@ def field_of(column: str) -> str:
     return ALIASES.get(column, column)
 
 
-def check_names(columns: Iterable[str], file: str) -> None:
-    """Refuse two columns for one field, of which only one could be read.
+def by_field(columns: Iterable[str], file: str, record: int | None = None) -> dict[str, str]:
+    """Return which column holds each field.
+
+    Parameters
+    ----------
+    columns : iterable of str
+        Known columns of a file, or of a record.
+    file, record : str, int
+        For messages.
 
     Raises
     ------
     InputError
-        Naming both.
+        For two columns of one field, of which only one could be read. It names both.
     """
     found: dict[str, str] = {}
     for column in columns:
         field = field_of(column)
         if field in found:
             both = " and ".join(sorted((found[field], column)))
-            raise InputError(f"found both {both}, expected one", file=file, field=field)
+            raise InputError(
+                f"found both {both}, expected one", file=file, record=record, field=field
+            )
         found[field] = column
+    return found

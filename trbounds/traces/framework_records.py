@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
+from trbounds.traces.columns import REQUIRED
 from trbounds.traces.json_lines import batches_of_lines, leading_records
-from trbounds.traces.records import batch_from_records
+from trbounds.traces.records import batch_from_records, fields_of_most
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
@@ -83,7 +83,7 @@ class BatchBuilder:
     file : str
         For messages.
     fields : tuple of str, optional
-        What to read from all records; by default the fields that the first good ones have.
+        What to read from all records; by default the fields that most of the first block have.
     """
 
     def __init__(
@@ -126,10 +126,15 @@ class BatchBuilder:
                 )
         if not converted:
             return None
-        self._fields = self._fields or tuple(dict.fromkeys(chain.from_iterable(converted)))
+        self._fields = self._fields or fields_of_most(converted)
+        fields = self._fields or REQUIRED
         with _in_the_words_of(self._names, options) as translated:
             return batch_from_records(
-                converted, self._fields, np.array(kept), file=self._file, options=translated
+                converted,
+                fields,
+                np.array(kept),
+                file=self._file,
+                options=translated,
             )
 
 
@@ -192,12 +197,13 @@ def fields_of_framework_lines(
 
 
 def _find_fields(records: Iterable[Mapping[str, Any]], convert: Convert) -> tuple[str, ...] | None:
-    """Return the fields that a good record has; None without one."""
-    found: dict[str, Any] = {}
+    return fields_of_most(_converted(records, convert))
+
+
+def _converted(records: Iterable[Mapping[str, Any]], convert: Convert) -> Iterator[dict[str, Any]]:
     for record in records:
         with suppress(FieldError):
-            found |= convert(record)
-    return tuple(found) or None
+            yield convert(record)
 
 
 @contextmanager

@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.errors import InputError
-from trbounds.traces.batch import TOKEN_FIELDS, TraceBatch, offsets_of
-from trbounds.traces.columns import BOOLEANS, INTEGERS, KNOWN, NUMBERS, field_of
+from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
+from trbounds.traces.columns import (
+    BOOLEANS,
+    INTEGERS,
+    KNOWN,
+    NUMBERS,
+    REQUIRED,
+    TRUTH_VALUES,
+    by_field,
+    field_of,
+)
 from trbounds.traces.validate import Ragged, ReadOptions, assemble
 
-__all__ = ["batch_from_records"]
+__all__ = ["batch_from_records", "fields_of_most"]
 
 _LISTS = frozenset(TOKEN_FIELDS)
 _KNOWN = frozenset(KNOWN)
+_NUMBER_TYPES = frozenset({float, int, type(None)})
+
+
+def fields_of_most(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    """Return the fields that at least half of the records have: what to read from a whole file.
+
+    So no record of a damaged or foreign kind decides what the others must have.
+
+    Parameters
+    ----------
+    records : iterable of mappings
+        The first ones of a file. Those without both log-probabilities do not count.
+
+    Returns
+    -------
+    tuple of str or None
+        None if no record counts.
+    """
+    n, counts = 0, Counter[str]()
+    for record in records:
+        if all(record.get(name) is not None for name in REQUIRED):
+            n += 1
+            counts.update({field_of(column) for column in _columns(record)})
+    if not n:
+        return None
+    return tuple(name for name in (*TOKEN_FIELDS, *SEQUENCE_FIELDS) if 2 * counts[name] >= n)
 
 
 def batch_from_records(
@@ -33,8 +69,8 @@ def batch_from_records(
     Parameters
     ----------
     records : sequence of mappings
-        One per sequence; token fields as lists of numbers, ``None`` for a missing entry, or as
-        arrays of numbers.
+        One per sequence, under canonical names or their aliases; token fields as lists of numbers,
+        ``None`` for a missing entry, or as arrays of numbers.
     names : sequence of str
         The fields to take; each record must have all of them, and no other that is known.
     numbers : ndarray of int64
@@ -81,22 +117,29 @@ def batch_from_records(
     )
 
 
+def _columns(record: Mapping[str, Any]) -> list[str]:
+    """Return the known columns in which a record has a value."""
+    return [column for column in _KNOWN.intersection(record) if record[column] is not None]
+
+
 def _row(record: Mapping[str, Any], names: Sequence[str], file: str, number: int) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for column in names:
-        name = field_of(column)
-        value = record.get(column)
+    columns = by_field(_columns(record), file, number)
+    for name in names:
+        column = columns.pop(name, None)
         try:
-            if value is None:
+            if column is None:
                 raise TypeError("no value, expected one in every record")
-            row[name] = _convert(name, value)
+            row[name] = _convert(name, record[column])
         except (TypeError, OverflowError) as error:
-            raise InputError(f"found {error}", file=file, record=number, field=column) from None
-    others = _KNOWN.intersection(record).difference(names)
-    unread = sorted(column for column in others if record[column] is not None)
-    if unread:
-        problem = "found a value, expected none, as in the records before"
-        raise InputError(problem, file=file, record=number, field=unread[0])
+            raise InputError(
+                f"found {error}", file=file, record=number, field=column or name
+            ) from None
+    if columns:
+        problem = (
+            "found a value, expected none: most records at the beginning of the file have none"
+        )
+        raise InputError(problem, file=file, record=number, field=min(columns.values()))
     version = row.get("weight_version")
     if version is not None and version.ndim == 0:
         row["weight_version"] = np.repeat(version, row["rollout_logprobs"].size)
@@ -107,9 +150,11 @@ def _convert(name: str, value: Any) -> Any:
     if name == "weight_version" and not isinstance(value, list):
         return np.array(_whole(value), dtype=np.int64)
     if name in _LISTS:
-        return _numbers(value)
+        return _numbers(name, value)
     if name in NUMBERS:
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or (
+            isinstance(value, bool) and name not in TRUTH_VALUES
+        ):
             raise TypeError(f"{type(value).__name__}, expected a number")
         return float(value)
     if name in INTEGERS:
@@ -137,14 +182,16 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def _numbers(value: Any) -> NDArray[np.float64]:
+def _numbers(name: str, value: Any) -> NDArray[np.float64]:
     if isinstance(value, np.ndarray):
         if value.ndim != 1:
             raise TypeError(f"an array of shape {value.shape}, expected one dimension")
         return value.astype(np.float64)
     if not isinstance(value, list):
         raise TypeError(f"{type(value).__name__}, expected a list of numbers")
-    kinds = set(map(type, value)) - {float, int, bool, type(None)}
+    kinds = set(map(type, value)) - _NUMBER_TYPES
+    if name in TRUTH_VALUES:
+        kinds.discard(bool)
     if kinds:
         raise TypeError(f"a list with {kinds.pop().__name__}, expected a list of numbers")
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from trbounds.errors import InputError
 from trbounds.traces.arrow import columns_from_arrow, import_pyarrow
 from trbounds.traces.batch import TOKEN_FIELDS, TraceBatch
-from trbounds.traces.columns import KNOWN, REQUIRED, check_names, field_of
+from trbounds.traces.columns import KNOWN, REQUIRED, by_field, field_of
 from trbounds.traces.parquet_guard import DamagedError, ParquetPages
 from trbounds.traces.reader import Reader
 from trbounds.traces.remote import is_remote
@@ -50,7 +50,7 @@ def _columns(file: Any, name: str) -> list[str]:
         if columns.count(column) > 1:
             problem = f"found {columns.count(column)} columns of this name, expected one"
             raise InputError(problem, file=name, field=column)
-    check_names(columns, name)
+    by_field(columns, name)
     table = file.schema_arrow.empty_table().select(columns)
     found = columns_from_arrow({c: table[c].combine_chunks() for c in columns}, file=name)
     for required in REQUIRED:

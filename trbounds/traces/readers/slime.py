@@ -205,9 +205,13 @@ class _Converter:
                     field,
                     f"found {value.size} entries, expected {length} as in rollout_log_probs",
                 )
-            return self._file.load(value)
-        if isinstance(value, list):
-            kinds = set(map(type, value)) - {float, int, bool}
+            if value.kind != "bool" or field == _NAMES["mask"]:
+                return self._file.load(value)
+            found = "truth values"
+        elif isinstance(value, list):
+            kinds = set(map(type, value)) - {float, int}
+            if field == _NAMES["mask"]:
+                kinds.discard(bool)
             if not kinds:
                 try:
                     return np.array(value, dtype=np.float64)
