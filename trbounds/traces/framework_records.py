@@ -130,11 +130,7 @@ class BatchBuilder:
         fields = self._fields or REQUIRED
         with _in_the_words_of(self._names, options) as translated:
             return batch_from_records(
-                converted,
-                fields,
-                np.array(kept),
-                file=self._file,
-                options=translated,
+                converted, fields, np.array(kept), file=self._file, options=translated
             )
 
 
