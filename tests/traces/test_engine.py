@@ -4,10 +4,10 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,6 +140,35 @@ def test_dask_with_a_worker_killed(inputs, expected):
     assert_same(summary, expected)
 
 
+def test_ctrl_c_at_a_terminal_with_dask(inputs, tmp_path):
+    # It reaches the whole process group, and so the workers of a cluster started here.
+    script = f"""
+import importlib, os, signal
+from trbounds.traces import summarize
+importlib.import_module("trbounds.traces.partition")._PART_BYTES = 60_000
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def interrupt(progress):
+    if progress.parts_done == 2:
+        os.killpg(0, signal.SIGINT)
+try:
+    summarize({os.fspath(inputs[0])!r}, engine="dask", jobs=2,
+              save_partial={os.fspath(tmp_path / "a.tbs")!r}, on_progress=interrupt)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+        timeout=120,
+    )
+    assert (run.returncode, run.stdout) == (0, "interrupted\n")
+    assert "KeyboardInterrupt" not in run.stderr
+    assert TraceSummary.load(tmp_path / "a.tbs").partial.left > 0
+
+
 def test_errors_come_back_from_processes(tmp_path):
     record = {"rollout_logprobs": [-1.0], "train_logprobs": [0.5]}
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
@@ -191,11 +220,10 @@ def test_workers_that_always_die_are_an_error(inputs, monkeypatch):
             )
             return future
 
-    @contextmanager
-    def executor(self, pure):
-        yield Dying()
+        def shutdown(self, wait):
+            assert not wait
 
-    monkeypatch.setattr(distributed.Client, "get_executor", executor)
+    monkeypatch.setattr(distributed.Client, "get_executor", lambda self, pure: Dying())
     with pytest.raises(TrboundsError, match="workers died again and again"):
         summarize(inputs, engine="dask")
 

@@ -360,8 +360,14 @@ def _dask(scheduler: str | None, jobs: int) -> Iterator[tuple[Executor, Callable
     except (OSError, ValueError) as error:
         raise InputError(f"found {scheduler!r}: {error}", field="scheduler") from None
     # Dask runs a part again if its worker dies; the result that arrives is added once.
-    with client, client.get_executor(pure=False) as pool:
+    with client:
+        if scheduler is None:
+            client.run(_ignore_interrupts)
+        pool = client.get_executor(pure=False)
         try:
             yield pool, lambda: max(1, sum(client.nthreads().values()))
         except distributed.KilledWorker as error:
             raise TrboundsError(f"workers died again and again: {error}") from None
+        finally:
+            # Waiting for what is under way, as a with block does, could wait for ever.
+            pool.shutdown(wait=False)
