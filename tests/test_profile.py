@@ -160,6 +160,17 @@ def test_given_values_win_over_derived_ones() -> None:
     assert profile.provenance["tv_max"] == Provenance("derived", by="tv_max <= TV(kl_max)")
 
 
+@pytest.mark.parametrize("field", ["kl_max", "chi2_max", "kl_seq", "kl_path_max", "chi2_total"])
+def test_what_overflows_is_left_unknown(field: str) -> None:
+    largest = float(np.finfo(np.float64).max)
+    for value in (largest, np.array([0.5, largest])):
+        complete = DivergenceProfile(T=4096, **{field: value}).complete()
+        assert field in complete.known
+        assert all(np.isfinite(getattr(complete, name)).all() for name in complete.known)
+    half = DivergenceProfile(T=2, kl_max=largest / 4).complete()
+    assert half.kl_seq == largest / 2
+
+
 def test_completion_is_idempotent() -> None:
     once = DivergenceProfile(T=64, kl_max=1e-3, log_ratio_max=0.5).complete()
     twice = once.complete()

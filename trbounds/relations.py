@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trbounds.arrays import device
 from trbounds.divergences import chi2_from_kl, tv_from_chi2
 from trbounds.provenance import Provenance
@@ -230,14 +232,17 @@ def derive_missing(
         if target in known or target not in needed:
             continue
         usable = [r for r in RELATIONS if r.target == target and all(n in known for n in r.needs)]
-        if not usable:
+        # A bound that overflows says nothing.
+        with np.errstate(over="ignore"):
+            candidates = [(r, r.value(profile, known)) for r in usable]
+        candidates = [(r, c) for r, c in candidates if bool(xp.all(xp.isfinite(c)))]
+        if not candidates:
             continue
-        candidates = [r.value(profile, known) for r in usable]
-        best = candidates[0]
-        for other in candidates[1:]:
+        best = candidates[0][1]
+        for _, other in candidates[1:]:
             best = xp.minimum(best, other)
-        chosen = [r for r, c in zip(usable, candidates, strict=True) if bool(xp.any(c == best))]
-        chosen = chosen or usable  # an empty batch has no smallest value
+        chosen = [r for r, c in candidates if bool(xp.any(c == best))]
+        chosen = chosen or [r for r, _ in candidates]  # an empty batch has no smallest value
         known[target] = best
         new[target] = Provenance(
             "derived",
