@@ -133,7 +133,8 @@ def _tokens(record: Mapping[str, Any], field: str, length: int) -> list[Any]:
     """Return the values of a padded token list without the padding."""
     values = _unwrap(record, field)
     if not isinstance(values, list):
-        raise FieldError(field, f"found {type(values).__name__}, expected a list of numbers")
+        found = "no value" if values is None else type(values).__name__
+        raise FieldError(field, f"found {found}, expected a list of numbers")
     if len(values) < length:
         raise FieldError(field, f"found {len(values)} entries, expected at least {length}")
     return values[:length]
