@@ -76,6 +76,11 @@ def test_what_is_left_out_is_said(trbounds, tmp_path):
     document = json.loads(made.out)
     assert (document["sequences"], document["tokens"], len(document["left_out"])) == (2, 4, 1)
     assert made.err == skipped.err
+    logs.write_text(json.dumps(bad))
+    for command in ("verify", "metrics", "summarize", "convert"):
+        nothing = trbounds(command, str(logs), "--on-error", "skip")
+        assert nothing.code == 2
+        assert f"{logs}, record 0, field 'rollout_logprobs': found 1 at position 0" in nothing.err
 
 
 @pytest.mark.parametrize(

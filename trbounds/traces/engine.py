@@ -265,9 +265,11 @@ class _Run:
         """Return the summary, if it has a sequence."""
         out = self._summary
         if out.n_sequences == 0:
-            skipped = out.counts["skipped"]
-            left_out = f"; left out because of an error: {skipped}" if skipped else ""
-            raise InputError(f"found no sequence{left_out}", field="paths")
+            problem = "found no sequence"
+            if out.skipped:
+                first = out.skipped[0].error()
+                problem += f"; left out because of an error: {out.counts['skipped']}, as {first}"
+            raise InputError(problem, field="paths")
         _ = out.sequences
         return out
 

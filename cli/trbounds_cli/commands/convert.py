@@ -45,9 +45,13 @@ def command(
     left_out: list[InputError] = []
     read = {"sequences": 0, "tokens": 0}
 
+    def leave_out(error: InputError) -> None:
+        left_out.append(error)
+        sys.stderr.write(f"left out: {error}\n")
+
     def counted() -> Iterator[TraceBatch]:
         batches = open_trace(
-            paths, form, reward_range=reward_range, on_error=on_error, on_skip=left_out.append
+            paths, form, reward_range=reward_range, on_error=on_error, on_skip=leave_out
         )
         for batch in batches:
             read["sequences"] += batch.n_sequences
@@ -55,8 +59,6 @@ def command(
             yield batch
 
     write_parquet(counted(), output)
-    for error in left_out:
-        sys.stderr.write(f"left out: {error}\n")
     if json:
         print_json({"output": output, **read, "left_out": [str(error) for error in left_out]})
     else:
