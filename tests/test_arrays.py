@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import array_api_strict as strict
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -46,3 +50,33 @@ def test_to_numpy_keeps_dtype_and_values() -> None:
     np.testing.assert_array_equal(to_numpy(x), np.array([1, 2], dtype=np.int16))
     assert to_numpy(x).dtype == np.int16
     assert to_numpy([1.0]).shape == (1,)
+
+
+class _Tensor:
+    """What a torch tensor of bfloat16 shows: numpy cannot take it, but its bits."""
+
+    def __init__(self, bits: np.ndarray, dtype: str = "bfloat16") -> None:
+        self.bits, self.dtype = bits, dtype
+
+    def detach(self) -> _Tensor:
+        return self
+
+    def cpu(self) -> _Tensor:
+        return self
+
+    def view(self, dtype: str) -> _Tensor:
+        return _Tensor(self.bits, dtype)
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        if self.dtype == "bfloat16":
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.bits.view(self.dtype)
+
+
+def test_torch_shares_bfloat16_by_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = SimpleNamespace(Tensor=_Tensor, bfloat16="bfloat16", int16="int16")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    values = np.array([[1.5, -np.inf], [-0.0078125, 3.0]], dtype=ml_dtypes.bfloat16)
+    found = to_numpy(_Tensor(values.view(np.uint16)))
+    assert found.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(found, values)

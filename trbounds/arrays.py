@@ -8,6 +8,7 @@ another library stands beside them.
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,16 @@ import array_api_compat.numpy
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["array_namespace", "asarray_float64", "device", "is_numpy", "to_numpy"]
+from trbounds.errors import MissingDependency
+
+__all__ = [
+    "array_namespace",
+    "asarray_float64",
+    "bfloat16_dtype",
+    "device",
+    "is_numpy",
+    "to_numpy",
+]
 
 
 def _is_array(x: object) -> bool:
@@ -71,6 +81,11 @@ def to_numpy(x: Any) -> NDArray[Any]:
     -------
     ndarray
         The values, dtype kept.
+
+    Raises
+    ------
+    MissingDependency
+        If a torch tensor holds bfloat16 and ml_dtypes is not installed.
     """
     if isinstance(x, np.ndarray) or not _is_array(x):
         return np.asarray(x)
@@ -78,7 +93,10 @@ def to_numpy(x: Any) -> NDArray[Any]:
         host: NDArray[Any] = x.get()
         return host
     if array_api_compat.is_torch_array(x):
-        return np.asarray(x.detach().cpu())
+        x, torch = x.detach().cpu(), sys.modules["torch"]
+        if x.dtype == torch.bfloat16:  # torch has no way to numpy for it, other than as its bits
+            return np.asarray(x.view(torch.int16)).view(bfloat16_dtype())
+        return np.asarray(x)
     if array_api_compat.is_jax_array(x):
         return np.asarray(x)
     return np.from_dlpack(x)
@@ -108,3 +126,19 @@ def asarray_float64(x: Any, *, xp: ModuleType | None = None, like: Any = None) -
         x = np.asarray(x, dtype=np.float64)
         x = x if is_numpy(xp) else x.item() if x.ndim == 0 else x.tolist()
     return xp.asarray(x, dtype=xp.float64, device=where)
+
+
+def bfloat16_dtype() -> np.dtype[Any]:
+    """Return the numpy dtype of bfloat16.
+
+    Raises
+    ------
+    MissingDependency
+        If ml_dtypes is not installed.
+    """
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise MissingDependency("ml_dtypes", extra="logits", purpose="Reading bfloat16") from None
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16

@@ -361,6 +361,31 @@ def test_big_endian_logits_and_wide_rows(stand_in) -> None:
     assert_columns([getattr(found, name) for name in FIELDS], divergences(x, y), 1e-10)
 
 
+@needs_compiler
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+def test_the_lowest_float64_is_probability_zero(stand_in, precision, tolerance) -> None:
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=(2, 5000))
+    y = x + 0.1 * rng.normal(size=x.shape)
+    expected = divergences(x[:, :-9], y[:, :-9])
+    x[:, -9:] = y[:, -9:] = np.finfo(np.float64).min
+    columns = cuda.cuda_row_sums(x, y, precision=precision)
+    assert_columns(columns.T, expected, tolerance)
+
+
+@needs_compiler
+def test_policies_of_two_dtypes_stay_on_the_host_unless_asked(stand_in, monkeypatch) -> None:
+    rng = np.random.default_rng(12)
+    x = rng.normal(size=(2, 5000)).astype(np.float32)
+    y = x + 0.1 * rng.normal(size=x.shape)
+    np.testing.assert_allclose(row_divergences(x, y).kl, divergences(x, y).kl, rtol=1e-10)
+    with pytest.raises(InputError, match="found dtypes float32 and float64"):
+        row_divergences(x, y, device="cuda")
+    # Two byte orders of one dtype are no obstacle.
+    found = row_divergences(x.astype(">f4"), y.astype("<f4"), device="cuda")
+    np.testing.assert_allclose(found.kl, divergences(x, y.astype("<f4")).kl, rtol=1e-10)
+
+
 def to_bfloat16(a: np.ndarray) -> np.ndarray:
     return a.astype(ml_dtypes.bfloat16)
 

@@ -60,6 +60,14 @@ def arrays(dtype=np.float32, n: int = 7, width: int = 300) -> dict[str, np.ndarr
 
 
 @pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", ["i8", "u8", "i4", "u4", "i2", "u2", "i1", "u1"])
+def test_tokens_of_every_kind_of_integer(tmp_path, form, kind) -> None:
+    stored = arrays(width=100)
+    path = save(tmp_path, form, {**stored, "token_ids": stored["token_ids"].astype(kind)})
+    np.testing.assert_array_equal(read_logits(path).token_ids, stored["token_ids"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 def test_every_format_gives_back_what_was_stored(tmp_path, form, dtype) -> None:
     stored = arrays(dtype)

@@ -171,6 +171,18 @@ def test_tokens_that_neither_policy_has_do_not_count(absent, offset, precision, 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_the_lowest_float64_is_probability_zero(precision, engine) -> None:
+    """It masks logits, and float32 does not hold it."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(1, 5000))
+    y = x + 0.1 * rng.normal(size=x.shape)
+    expected = divergences(x[:, :-9], y[:, :-9])
+    x[:, -9:] = y[:, -9:] = np.finfo(np.float64).min
+    assert_agree(row_divergences(x, y, precision=precision, engine=engine), expected, precision)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("width", [257, 5000, 40_000])
 def test_bad_rows_are_named(engine, width) -> None:
     good = np.zeros((3, width), dtype=np.float32)
@@ -185,8 +197,9 @@ def test_bad_rows_are_named(engine, width) -> None:
             row_divergences(good, bad, engine=engine)
     bad = good.copy()
     bad[1] = -np.inf
-    with pytest.raises(InputError, match="record 1, field 'rollout_logits': all logits are -inf"):
-        row_divergences(bad, good, engine=engine)
+    for pair, field in (((bad, good), "rollout_logits"), ((good, bad), "train_logits")):
+        with pytest.raises(InputError, match=f"record 1, field '{field}': all logits are -inf"):
+            row_divergences(*pair, engine=engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -263,19 +276,18 @@ def test_extra_memory_stays_under_64_megabytes(engine, tmp_path) -> None:
         array[:] = np.linspace(-5.0, 5.0, V, dtype=np.float32)
         array.flush()
     code = f"""
-import resource, sys
 from trbounds.logits import read_logits, row_divergences
 file = read_logits({str(tmp_path)!r})
-def anonymous():
+def resident():
     with open("/proc/self/status") as status:
         fields = dict(line.split(":", 1) for line in status)
-    return int(fields["RssAnon"].split()[0])
+    return int(fields["VmRSS"].split()[0])
 peak = base = None
 for batch in file.batches():
     result = row_divergences(batch.rollout_logits, batch.train_logits, engine={engine!r}, threads=2)
     if base is None:
-        base = anonymous()  # libraries loaded, kernels compiled, buffers of one call made and freed
-    peak = max(peak or 0, anonymous())
+        base = resident()  # libraries loaded, kernels compiled, buffers of one call made and freed
+    peak = max(peak or 0, resident())
 print(peak - base)
 """
     growth = int(
@@ -283,7 +295,7 @@ print(peak - base)
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         ).stdout
     )
-    assert growth < 16_000  # kB: nothing accumulates over the batches
+    assert growth < 16_000  # kB: nothing accumulates over the batches, pages of the file neither
     buffers = sum(
         value.nbytes
         for kernel in [kernels._make_kernel(engine, "float64")] * 2

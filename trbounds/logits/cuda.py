@@ -207,7 +207,7 @@ def cuda_row_sums(x: Any, y: Any, *, precision: str) -> Any:
     cupy = _import_cupy()
     if not is_available():
         raise InputError("found no CUDA device", field="device")
-    if x.dtype != y.dtype or x.dtype.name not in _LOGIT_TYPES:
+    if x.dtype.name != y.dtype.name or x.dtype.name not in _LOGIT_TYPES:
         raise InputError(
             f"found dtypes {x.dtype.name} and {y.dtype.name}, expected one of "
             f"{', '.join(_LOGIT_TYPES)} for both",

@@ -82,6 +82,13 @@ __device__ __forceinline__ double exponential(double t) {
   return sum * __hiloint2double((__double2loint(shifted) + 1023) << 20, 0);
 }
 
+// t = a - peak; of double logits not so low that t times the smallest exp(t) would count, or that t
+// would be beyond float.
+__device__ __forceinline__ REAL below_peak(Wide a, Wide peak) {
+  const Wide t = a - peak;
+  return (REAL)(sizeof(VALUE) == 8 ? fmax(t, (Wide)-1e4) : t);
+}
+
 // log rho = (b - a) - high - low. In float the rounding error of b - a is carried along.
 __device__ __forceinline__ float log_ratio(float a, float b, float high, float low) {
   const float s = b - a, part = s - b;

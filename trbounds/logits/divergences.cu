@@ -195,7 +195,7 @@ __device__ void take_sums(const Slice& slice, const Frame* frame, unsigned int* 
         const Wide a = widen(x.item[j]), b = widen(y.item[j]);
         const REAL d = (REAL)log_ratio(a, b, (Wide)high, (Wide)low);
         if (fabs(d) <= (REAL)0.5) {
-          const REAL t = (REAL)(a - peak), more = expm1_minus(d), e = d + more;
+          const REAL t = below_peak(a, peak), more = expm1_minus(d), e = d + more;
           const REAL m = exponential(t);
           add(m, t, d, e, more, local);
           if (fabs(e) < border) list(m, e, listed, share + 4 + SUMS);
@@ -208,7 +208,7 @@ __device__ void take_sums(const Slice& slice, const Frame* frame, unsigned int* 
         const Wide a = widen(run.x[i].item[j]), b = widen(run.y[i].item[j]);
         const REAL d = (REAL)log_ratio(a, b, (Wide)high, (Wide)low);
         if (fabs(d) < limit) {
-          const REAL t = (REAL)(a - peak), e = expm1(d);
+          const REAL t = below_peak(a, peak), e = expm1(d);
           add(exponential(t), t, d, e, e - d, local);
         } else {
           add_unusual(a, b, frame->peak, frame->shift + frame->correction, local, &far_square);

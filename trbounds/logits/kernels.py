@@ -12,12 +12,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.arrays import array_namespace, to_numpy
+from trbounds.arrays import array_namespace, bfloat16_dtype, to_numpy
 from trbounds.divergences.exact import Divergences, divergences, normaliser
 from trbounds.errors import InputError, MissingDependency
 from trbounds.logits.cuda import cuda_row_sums, is_available, is_device_array, share_with_cupy
 from trbounds.logits.numpy_kernel import COLUMNS, NumpyKernel
-from trbounds.logits.sources import bfloat16_dtype
 
 __all__ = ["Device", "Engine", "Precision", "RowDivergences", "row_divergences"]
 
@@ -69,9 +68,9 @@ def row_divergences(
     rollout_logits, train_logits : array, shape (n, V)
         Logits of the rollout policy μ and the training policy π; float64, float32, float16 or
         bfloat16 (ml_dtypes), memory-mapped or not; nested lists and host arrays of other libraries
-        count as numpy. -inf is probability 0. Also CuPy arrays, and arrays of other libraries on
-        a CUDA device through DLPack (torch tensors without gradient); there bfloat16 comes as
-        16-bit integers, ``tensor.view(torch.int16)``.
+        (torch's bfloat16 as well) count as numpy. -inf is probability 0. Also CuPy arrays, and
+        arrays of other libraries on a CUDA device through DLPack (torch tensors without
+        gradient); there bfloat16 comes as 16-bit integers, ``tensor.view(torch.int16)``.
     precision : {"float64", "float32"}
         Precision of the exponentials. Relative error of kl, tv and chi2 at most 1e-10, or 1e-5,
         for TV from 1e-10 to 1 and logits of magnitude up to 1000; the entropy and the normalisers
@@ -81,8 +80,8 @@ def row_divergences(
     engine : {"auto", "numpy", "numba"}
         On the CPU; "auto" takes numba where it is installed.
     device : {"auto", "cpu", "cuda"}
-        "auto" follows arrays that are on a CUDA device, and takes one for arrays on the host
-        where CuPy finds one.
+        "auto" follows arrays that are on a CUDA device, and takes one for arrays of one dtype on
+        the host where CuPy finds one.
     threads : int, optional
         Number of threads that share the rows. By default the number of usable cores for numba,
         and one for numpy, whose threads would wait for one another between its short calls.
@@ -119,7 +118,8 @@ def row_divergences(
     _check_pair(rollout_logits, train_logits)
     _check_settings(precision, engine, threads)
     small = rollout_logits.shape[1] <= _SMALL_VOCABULARY
-    if device == "cuda" or (device == "auto" and not small and is_available()):
+    alike = rollout_logits.dtype.name == train_logits.dtype.name
+    if device == "cuda" or (device == "auto" and alike and not small and is_available()):
         sums = _cuda_rows(rollout_logits, train_logits, precision)
     elif small:
         sums = _small_rows(rollout_logits, train_logits)

@@ -200,7 +200,7 @@ def _compare(x, y, kind, limit, buffers):  # type: ignore[no-untyped-def]
         part = _compare_block32(a, d, peak) if a.itemsize == 4 else _compare_block(a, d, peak)
         mass, excess = mass + part[0], excess + part[1]
     rise = excess / mass
-    if not (peak > ABSENT and -0.5 < rise < np.inf):
+    if not (peak > ABSENT and base > 0.5 * ABSENT and -0.5 < rise < np.inf):
         return 0.0, 0.0, 0.0
     return peak, mass, base + math.log1p(rise)
 

@@ -262,6 +262,9 @@ class NumpyKernel:
         np.subtract(a, frame.peak, out=t, casting="same_kind")
         np.exp(t, out=weight)
         entropy = -_dot(weight, t)
+        if math.isnan(entropy):  # 0 times -inf: float64 logits that float32 does not hold
+            t[weight == 0.0] = 0.0
+            entropy = -_dot(weight, t)
         np.expm1(d, out=rise)
         difference = np.multiply(weight, rise, out=t)
         tv, excess = 0.5 * _abs_sum(difference), float(np.add.reduce(difference))

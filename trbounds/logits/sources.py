@@ -20,9 +20,10 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from trbounds.errors import InputError, MissingDependency
+from trbounds.arrays import bfloat16_dtype
+from trbounds.errors import InputError
 
-__all__ = ["ArraySource", "bfloat16_dtype", "open_sources"]
+__all__ = ["ArraySource", "open_sources"]
 
 _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as its specification says
 _SAFETENSORS_DTYPES = {
@@ -33,6 +34,8 @@ _SAFETENSORS_DTYPES = {
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
     "U32": "<u4",
     "U16": "<u2",
     "U8": "|u1",
@@ -59,7 +62,7 @@ class ArraySource(Protocol):
 
 @dataclass(frozen=True)
 class _Mapped:
-    """An uncompressed array, memory-mapped."""
+    """An uncompressed array, memory-mapped block by block: pages do not stay with the process."""
 
     path: str
     offset: int
@@ -69,9 +72,12 @@ class _Mapped:
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         if math.prod(self.shape) == 0:
             return
-        array = np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape)
-        for start in range(0, self.shape[0], rows):
-            yield array[start : start + rows]
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with Path(self.path).open("rb") as stream:
+            for start in range(0, self.shape[0], rows):
+                shape = (min(rows, self.shape[0] - start), *self.shape[1:])
+                offset = self.offset + start * row_bytes
+                yield np.memmap(stream, self.dtype, mode="r", offset=offset, shape=shape)
 
 
 @dataclass(frozen=True)
@@ -261,19 +267,3 @@ def _check_size(
             file=path,
             field=field,
         )
-
-
-def bfloat16_dtype() -> np.dtype[Any]:
-    """Return the numpy dtype of bfloat16.
-
-    Raises
-    ------
-    MissingDependency
-        If ml_dtypes is not installed.
-    """
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise MissingDependency("ml_dtypes", extra="logits", purpose="Reading bfloat16") from None
-    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return bfloat16
