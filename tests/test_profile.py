@@ -160,6 +160,12 @@ def test_given_values_win_over_derived_ones() -> None:
     assert profile.provenance["tv_max"] == Provenance("derived", by="tv_max <= TV(kl_max)")
 
 
+def test_a_maximum_derived_from_positions_limits_means() -> None:
+    complete = DivergenceProfile(T=2, kl_mean=[0.5, 0.0], chi2_position_max=[0.04, 0.0]).complete()
+    assert complete.tv_max == pytest.approx(0.1)
+    assert complete.tv_mean.tolist() == pytest.approx([0.1, 0.0])
+
+
 @pytest.mark.parametrize("field", ["kl_max", "chi2_max", "kl_seq", "kl_path_max", "chi2_total"])
 def test_what_overflows_is_left_unknown(field: str) -> None:
     largest = float(np.finfo(np.float64).max)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trbounds.arrays import device
+from trbounds.arrays import asarray_float64, device
 from trbounds.divergences import chi2_from_kl, tv_from_chi2
 from trbounds.provenance import Provenance
 
@@ -223,6 +224,8 @@ def derive_missing(
         The relation each came from.
     """
     xp = profile.xp
+    # Of scalars some functions make plain numbers.
+    as_array = partial(asarray_float64, xp=xp, like=profile.T)
     known = {name: getattr(profile, name) for name in profile.known}
     marks = dict(profile.provenance)
     new: dict[str, Provenance] = {}
@@ -234,8 +237,8 @@ def derive_missing(
         usable = [r for r in RELATIONS if r.target == target and all(n in known for n in r.needs)]
         # A bound that overflows says nothing.
         with np.errstate(over="ignore"):
-            candidates = [(r, r.value(profile, known)) for r in usable]
-        candidates = [(r, c) for r, c in candidates if bool(xp.all(xp.isfinite(c)))]
+            derived = [(r, as_array(r.value(profile, known))) for r in usable]
+        candidates = [(r, c) for r, c in derived if bool(xp.all(xp.isfinite(c)))]
         if not candidates:
             continue
         best = candidates[0][1]

@@ -209,3 +209,11 @@ def test_stopping_at_the_largest_sum_changes_nothing():
 def test_a_bound_beyond_float64_is_infinite_and_warns_of_nothing():
     profile = DivergenceProfile(T=4096, kl_max=1e300)
     assert get_bound("path_sum_kl_restart").evaluate(profile) == np.inf
+
+
+@pytest.mark.parametrize("reward_var", [0.0, 1e-310, 0.25])
+@pytest.mark.parametrize("K", [5e-324, 1e-310, 1e-307])
+def test_sums_below_the_normal_range_warn_of_nothing(K, reward_var):
+    profile = DivergenceProfile(T=2, kl_path_max=K, reward_var=reward_var)
+    # About 2 K sqrt(v / 2) and a term in K^(3/2): K at most at these sizes.
+    assert 0.0 <= get_bound("path_sum_kl").evaluate(profile) <= K

@@ -41,8 +41,9 @@ def formula(p: DivergenceProfile) -> Any:
         return kept + tail * (gap + xp.sqrt(2 * K))
 
     # The minimum lies near (K/v)^(1/4) for small K, near 3/(2K) for large K, and is at most 7.
-    ratio = K / xp.maximum(v, 1e-3 * K)
-    near = xp.minimum(2.5 * xp.sqrt(xp.sqrt(ratio)), xp.minimum(1.5 / K, xp.full_like(K, 4.0)))
+    about = xp.clip(K, 1e-300, None)  # reciprocals of subnormal numbers overflow
+    ratio = about / xp.maximum(v, 1e-3 * about)
+    near = xp.minimum(2.5 * xp.sqrt(xp.sqrt(ratio)), xp.minimum(1.5 / about, xp.full_like(K, 4.0)))
     middle = xp.log(near)
     least = golden_section(value, middle - 1.5, middle + 1.5, xp=xp)
     return xp.where(known, least, xp.zeros_like(least))
