@@ -18,6 +18,7 @@ __all__ = [
     "read_summary",
     "refuse_summaries",
     "say_what_is_missing",
+    "say_what_is_wrong",
     "trace_paths",
 ]
 
@@ -44,7 +45,7 @@ def read_summary(
 ) -> TraceSummary:
     """Read the traces of a command line into one summary; say on stderr what was left out.
 
-    Says there too, unless ``faults`` is off, that they were logged wrongly.
+    Says there too, unless ``faults`` is off, what is wrong with how they were logged.
     """
     from trbounds.traces import summarize
     from trbounds_cli.progress import reading_progress
@@ -62,7 +63,7 @@ def read_summary(
         raise
     say_what_is_missing(summary)
     if faults:
-        _say_what_is_wrong(summary)
+        say_what_is_wrong(summary)
     return summary
 
 
@@ -111,14 +112,15 @@ def say_what_is_missing(summary: TraceSummary) -> None:
         sys.stderr.write(f"{summary.partial}\n")
 
 
-def _say_what_is_wrong(summary: TraceSummary) -> None:
+def say_what_is_wrong(summary: TraceSummary) -> None:
+    """Say on stderr which errors and warnings verify would print of how the trace was logged."""
     from trbounds.traces.findings import findings
 
-    names = [item.name for item in findings(summary) if item.severity == "error"]
-    if names:
-        sys.stderr.write(
-            f"warning: the trace was logged WRONGLY: {', '.join(names)}; see trbounds verify\n"
-        )
+    found = findings(summary)
+    for severity, text in (("error", "was logged WRONGLY:"), ("warning", "shows")):
+        names = [item.name for item in found if item.severity == severity]
+        if names:
+            sys.stderr.write(f"warning: the trace {text} {', '.join(names)}; see trbounds verify\n")
 
 
 def pooling_note(summary: TraceSummary) -> list[str]:

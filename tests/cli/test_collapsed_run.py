@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,8 +227,31 @@ def test_a_trace_logged_wrongly_is_named_by_every_command(run, tmp_path):
         err = run(*words, str(logs))[2]
         assert "warning: the trace was logged WRONGLY:" in err, words
         assert "zero_train_logprobs" in err
+    saved = run("summarize", str(logs), "-o", str(tmp_path / "a.tbs"))
+    assert "WRONGLY" in saved[2]
     assert run("verify", str(logs))[2] == ""
     assert run("steps", "--example")[2] == ""
+
+
+def test_a_copy_of_a_file_is_named_by_every_command(run, tmp_path):
+    """Two paths to one file are read once; a copy can only be seen by its numbers."""
+    copy = str(tmp_path / "copy.jsonl.gz")
+    Path(copy).write_bytes(Path(example_path()).read_bytes())
+    traces = (example_path(), copy)
+    for words in (
+        ("metrics", *traces),
+        ("steps", *traces),
+        ("mask", *traces, "--rule", "max k2 <= 0.05"),
+        ("threshold", *traces, "--target-acceptance", "0.9"),
+        ("bound", "--trace", traces[0], "--trace", traces[1]),
+        ("summarize", *traces, "-o", str(tmp_path / "both.tbs")),
+    ):
+        code, _, err = run(*words)
+        assert (code, err) == (
+            0,
+            "warning: the trace shows repeated_sequences; see trbounds verify\n",
+        ), words
+    assert "warning: repeated_sequences: 123 sequences" in run("verify", *traces)[1]
 
 
 def test_many_steps_do_not_flood_the_tables_of_masks(run, tmp_path):

@@ -50,7 +50,7 @@ def command(
     """
     from trbounds.traces import TraceSummary, summarize
     from trbounds_cli.progress import reading_progress
-    from trbounds_cli.tracing import say_what_is_missing
+    from trbounds_cli.tracing import say_what_is_missing, say_what_is_wrong
 
     if not traces:
         raise InputError("give trace files")
@@ -75,6 +75,7 @@ def command(
         raise typer.Exit(2) from None
     summary.save(output)
     say_what_is_missing(summary)
+    say_what_is_wrong(summary)
     facts = _facts(summary)
     if json:
         left_out = [str(skipped.error()) for skipped in summary.skipped]
