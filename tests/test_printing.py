@@ -74,6 +74,11 @@ def test_forms(expr: sp.Expr, written: str) -> None:
     assert text(expr) == written
 
 
+def test_latex_keeps_the_blanks_of_prose() -> None:
+    written = latex(sp.Symbol("E[Delta | i sampled from q] to order s^2"))
+    assert written == r"\mathbb{E} [\Delta  | i\text{ sampled from }q]\text{ to order }s^2"
+
+
 def test_latex_draws_roots_together() -> None:
     assert latex(sp.sqrt((T - t) * delta / 2)) == r"\sqrt{\frac{\delta \left(T - t\right)}{2}}"
 

@@ -36,6 +36,8 @@ __all__ = [
     "reference",
 ]
 
+_CHAIN_END = "the chain above"
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -104,6 +106,11 @@ class Derivation:
     def check(self) -> tuple[Certificate, ...]:
         """Run every check and return the certificates, in order. One thread at a time may."""
         return tuple(step.check() for step in self.steps)
+
+    @property
+    def conclusions(self) -> tuple[Any, ...]:
+        """What its chains end at."""
+        return tuple(step.claim for step in self.steps if step.because == _CHAIN_END)
 
     def lemmas(self) -> tuple[Lemma, ...]:
         """Return the lemmas used, directly or through others, each once, in order of need."""
@@ -380,5 +387,5 @@ class Chain:
 
         equal = all(isinstance(step.claim, sp.Eq) for step in self._steps)
         claim = (sp.Eq if equal else sp.Le)(self.start, statement, evaluate=False)
-        self._steps.append(Step(claim, "the chain above", check))
+        self._steps.append(Step(claim, _CHAIN_END, check))
         return Derivation(self.title, tuple(self._steps))

@@ -58,6 +58,7 @@ _GREEK = (
     "delta",
     "kappa",
     "theta",
+    "Delta",
 )
 _WORDS = {
     **{name: "\\" + name for name in _GREEK},
@@ -309,6 +310,10 @@ class _Latex(_PositiveFirst, LatexPrinter):  # type: ignore[misc]
         return str(self._print(expr.args[0]))
 
 
+# Prose within a name, with the blanks around it.
+_PROSE = "(?: (?:at|first|from|in|order|sampled|to))+ "
+
+
 def _translate(name: str) -> str:
     """Translate a symbol's descriptive name, such as ``sum_t E_mu[(rho_t - 1)^2]``."""
 
@@ -321,8 +326,13 @@ def _translate(name: str) -> str:
     plain = (
         name.replace("chi2", "chi").replace("E_mu|", "E_mu |").replace("''", "^{\\prime\\prime}")
     )
-    parts = re.split(r"(\\prime)", plain)
-    out = "".join(p if p == r"\prime" else re.sub(r"[A-Za-z]+", word, p) for p in parts)
+    parts = re.split(rf"(\\prime|{_PROSE})", plain)
+    for i, part in enumerate(parts):
+        if re.fullmatch(_PROSE, part):
+            parts[i] = rf"\text{{{part}}}"
+        elif part != r"\prime":
+            parts[i] = re.sub(r"[A-Za-z]+", word, part)
+    out = "".join(parts)
     out = re.sub(r"_(\\[a-z]+) ?", r"_{\1}", out)
     out = out.replace(">=", r"\ge ").replace("<=", r"\le ")
     return out.strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -13,12 +13,13 @@ from trbounds.derivation import Derivation, Lemma
 from trbounds.printing import latex, text
 from trbounds.profile import FIELDS
 from trbounds.symbolic import MEANINGS, SYMBOLS, t
+from trbounds.theorem import Theorem
 
-__all__ = ["Format", "as_document", "render", "render_all", "render_check"]
+__all__ = ["Format", "all_theorems", "as_document", "render", "render_all", "render_check"]
 
 Format = Literal["text", "markdown", "latex"]
 
-#: What every derivation takes for granted.
+#: What every derivation of a bound takes for granted.
 NOTATION = (
     ("mu, pi", "the rollout policy, which samples, and the training policy"),
     ("c_t", "context of token t: the prompt x and the tokens before t; T the longest response"),
@@ -28,38 +29,56 @@ NOTATION = (
 )
 
 
-def as_document(bound: Bound) -> dict[str, Any]:
-    """Run a bound's derivation and return it as plain data.
+def all_theorems() -> Mapping[str, Theorem]:
+    """Return whatever has a derivation, by key: bounds, laws of the mismatch, laws of pruning."""
+    from trbounds import bounds, mismatch, pruning
+
+    return {**bounds.all_bounds(), **mismatch.all_laws(), **pruning.all_laws()}
+
+
+def as_document(theorem: Theorem) -> dict[str, Any]:
+    """Run the derivation of a bound or a law and return it as plain data.
 
     Parameters
     ----------
-    bound : Bound
-        The bound.
+    theorem : Theorem
+        The bound or law.
 
     Returns
     -------
     dict
-        ``key``, ``title``, ``source``, ``statement``, ``assumes``, ``holds`` (every step and every
-        lemma checked), ``steps`` and ``lemmas``, each step with its claim, justification and
-        certificate, and ``symbols`` with the meaning of each. Mathematics is given as text and as
-        LaTeX.
+        ``key``, ``title``, ``source``, ``statement`` (the value), ``claims`` (what is said of it),
+        ``assumes``, ``holds`` (every step and every lemma checked), ``steps`` and ``lemmas``, each
+        step with its claim, justification and certificate, and ``notation`` and ``symbols`` with
+        the meaning of each. Mathematics is given as text and as LaTeX.
     """
-    derivation = bound.derive()
+    derivation, value = theorem.derive(), theorem.statement().value
     steps = _steps(derivation)
     lemmas = [_lemma_document(lemma) for lemma in derivation.lemmas()]
     everything = [*steps, *(step for lemma in lemmas for step in lemma["steps"])]
-    claims = [bound.statement().value, *(step.claim for step in derivation.steps)]
+    of_profile = isinstance(theorem, Bound)
+    written = [value, *(step.claim for step in derivation.steps)]
     return {
-        "key": bound.key,
-        "title": bound.title,
-        "source": str(bound.source),
-        "assumes": list(bound.assumes),
-        "statement": _both(bound.statement().value),
+        "key": theorem.key,
+        "title": theorem.title,
+        "source": str(theorem.source),
+        "assumes": list(theorem.assumes),
+        "statement": _both(value),
+        "claims": [_below(value)] if of_profile else [_both(c) for c in derivation.conclusions],
         "holds": all(step["ok"] for step in everything),
         "by_reference": sum(step["method"] == "reference" for step in everything),
         "steps": steps,
         "lemmas": lemmas,
-        "symbols": _symbols(claims),
+        "notation": list(theorem.notation or NOTATION),
+        "symbols": _symbols(written) if of_profile else [],
+    }
+
+
+def _below(value: Any) -> dict[str, str]:
+    written = _both(value)
+    return {
+        "text": f"|Error| <= {written['text']}",
+        "latex": rf"|\mathrm{{Error}}| \le {written['latex']}",
     }
 
 
@@ -153,13 +172,14 @@ def render_all(documents: Sequence[dict[str, Any]], form: Format = "text") -> st
     """
     lemmas = {lemma["key"]: lemma for document in documents for lemma in document["lemmas"]}
     symbols = {s["symbol"]["text"]: s for document in documents for s in document["symbols"]}
+    notation = list(dict.fromkeys(row for document in documents for row in document["notation"]))
     write = _WRITERS[form]
     heading = [write.heading("Lemmas")] if len(documents) > 1 else []
     parts = [
         *(write.derivation(document) for document in documents),
         *heading,
         *(write.lemma(lemma) for lemma in lemmas.values()),
-        write.legend(list(symbols.values())),
+        write.legend(notation, list(symbols.values())),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
@@ -187,7 +207,7 @@ class _Writer(NamedTuple):
     heading: Callable[[str], list[str]]
     derivation: Callable[[dict[str, Any]], list[str]]
     lemma: Callable[[dict[str, Any]], list[str]]
-    legend: Callable[[list[dict[str, Any]]], list[str]]
+    legend: Callable[[list[tuple[str, str]], list[dict[str, Any]]], list[str]]
 
 
 def _mark(step: dict[str, Any]) -> str:
@@ -203,7 +223,7 @@ def _text_derivation(document: dict[str, Any]) -> list[str]:
     return [
         f"{document['title']}  ({document['key']}; {document['source']})",
         "",
-        f"  |Error| <= {document['statement']['text']}",
+        *(f"  {claim['text']}" for claim in document["claims"]),
         "",
         *(f"  assumes: {a}" for a in document["assumes"] or ["nothing of the two supports"]),
         "",
@@ -221,8 +241,8 @@ def _text_lemma(lemma: dict[str, Any]) -> list[str]:
     ]
 
 
-def _text_legend(symbols: list[dict[str, Any]]) -> list[str]:
-    rows = [*NOTATION, *((s["symbol"]["text"], _meaning(s)) for s in symbols)]
+def _text_legend(notation: list[tuple[str, str]], symbols: list[dict[str, Any]]) -> list[str]:
+    rows = [*notation, *((s["symbol"]["text"], _meaning(s)) for s in symbols)]
     width = max(len(name) for name, _ in rows)
     return ["Symbols", *(f"  {name:{width}}  {meaning}" for name, meaning in rows)]
 
@@ -250,7 +270,7 @@ def _markdown_derivation(document: dict[str, Any]) -> list[str]:
     return [
         f"## {document['title']} (`{document['key']}`, {document['source']})",
         "",
-        rf"$$|\mathrm{{Error}}| \le {document['statement']['latex']}$$",
+        *(f"$${claim['latex']}$$" for claim in document["claims"]),
         "",
         *(f"Assumes: {a}." for a in document["assumes"] or ["nothing of the two supports"]),
         "",
@@ -270,8 +290,8 @@ def _markdown_lemma(lemma: dict[str, Any]) -> list[str]:
     ]
 
 
-def _markdown_legend(symbols: list[dict[str, Any]]) -> list[str]:
-    rows = [*((f"`{name}`", meaning) for name, meaning in NOTATION)]
+def _markdown_legend(notation: list[tuple[str, str]], symbols: list[dict[str, Any]]) -> list[str]:
+    rows = [*((f"`{name}`", meaning) for name, meaning in notation)]
     rows += [(f"${s['symbol']['latex']}$", _meaning(s)) for s in symbols]
     return [
         "### Symbols",
@@ -309,7 +329,7 @@ def _cell(words: str) -> str:
 def _latex_derivation(document: dict[str, Any]) -> list[str]:
     return [
         rf"\section{{{_escape(document['title'])} ({_escape(document['source'])})}}",
-        rf"\[ |\mathrm{{Error}}| \le {document['statement']['latex']} \]",
+        *(rf"\[ {claim['latex']} \]" for claim in document["claims"]),
         *(rf"Assumes: {_escape(a)}." for a in document["assumes"]),
         *_latex_steps(document["steps"]),
     ]
@@ -325,8 +345,8 @@ def _latex_lemma(lemma: dict[str, Any]) -> list[str]:
     ]
 
 
-def _latex_legend(symbols: list[dict[str, Any]]) -> list[str]:
-    rows = [(_escape(name), _escape(meaning)) for name, meaning in NOTATION]
+def _latex_legend(notation: list[tuple[str, str]], symbols: list[dict[str, Any]]) -> list[str]:
+    rows = [(_escape(name), _escape(meaning)) for name, meaning in notation]
     rows += [(f"${s['symbol']['latex']}$", _escape(_meaning(s))) for s in symbols]
     items = [rf"\item[{name}] {meaning}" for name, meaning in rows]
     return [r"\subsection*{Symbols}", r"\begin{description}", *items, r"\end{description}"]

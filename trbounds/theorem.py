@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from trbounds.arrays import array_namespace, is_numpy
 from trbounds.errors import InputError, MissingField
@@ -86,6 +86,9 @@ class Theorem:
     attained : callable, optional
         Returns an instance in which the quantity equals the value.
     """
+
+    #: What the letters of its kind mean, each with its meaning.
+    notation: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     key: str
     title: str

@@ -85,8 +85,8 @@ def test_unknown_command_suggests(trbounds: Run) -> None:
         (("verify", "--example", "--reward-range", "0", "1e200"), "'--reward-range': found (0, 1"),
         (("bound", "--T", "8", "--kl-max", "1", "--conversion", "best"), "'--conversion'"),
         (("bound", "--T", "8", "--log-ratio-max", "1"), "no bound can be evaluated"),
-        (("derive", "clasical"), "no bound 'clasical'"),
-        (("derive",), "give one bound's KEY, or --all"),
+        (("derive", "clasical"), "no bound or law 'clasical'"),
+        (("derive",), "give one bound's or law's KEY, or --all"),
         (("solve", "--T", "8"), "either --budget"),
         (("solve", "--T", "8", "--budget", "-1"), "expected a positive number"),
         (("solve", "--T", "8", "--budget", "1", "--for", "entropy"), "expected one of kl_max"),
@@ -172,6 +172,20 @@ def test_derive(trbounds: Run) -> None:
     assert trbounds("derive", "mixed", "--check").out.startswith("holds  mixed")
     assert r"\begin{enumerate}" in trbounds("derive", "mixed", "--format", "latex").out
     assert json.loads(trbounds("derive", "mixed", "--json").out)["derivations"][0]["holds"]
+
+
+@pytest.mark.parametrize(
+    ("key", "claim"),
+    [
+        ("envelope", "-Delta <= log(p + (1 - p) exp(2 a))"),
+        ("sequence_tv", "TV(P_pruned,P_full) = 1 - E_pruned[prod Z]"),
+    ],
+)
+def test_derive_a_law(trbounds: Run, key: str, claim: str) -> None:
+    out = trbounds("derive", key).out
+    assert claim in out
+    assert "Error" not in out
+    assert trbounds("derive", key, "--check").out.startswith(f"holds  {key}")
 
 
 def test_derive_exits_1_when_a_step_fails(trbounds: Run, monkeypatch: pytest.MonkeyPatch) -> None:

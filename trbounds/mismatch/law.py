@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from trbounds.arrays import array_namespace
 from trbounds.checks import as_number_arrays, refuse_where
@@ -154,6 +154,15 @@ class MismatchLaw(Law[MismatchCase]):
     Relative error below 1e-14 for p from 1e-300 to 1 - 1e-300. The law ``selection_bias`` changes
     its sign: there, relative to its terms.
     """
+
+    notation: ClassVar = (
+        ("p, q", "p = softmax(z), q = softmax(z + e); alone: of the token i, p_i and q_i"),
+        ("Delta", "log q_i - log p_i, the mismatch"),
+        ("a", "the logit error, the largest |e_k|"),
+        ("s", "standard deviation of independent normal errors e_k"),
+        ("R", "sum of p_k^2 over the tokens k other than i"),
+        ("m", "mean of exp(e_k - e_i) over the tokens k other than i, weighted by p_k"),
+    )
 
     lower: Callable[[MismatchCase], Any] | None = None
     remainder: str = ""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from trbounds.arrays import array_namespace
 from trbounds.checks import COUNT, as_number_arrays, is_count, refuse_where
@@ -102,6 +102,14 @@ class PruningLaw(Law[PruningCase]):
     -----
     Relative error below 1e-14.
     """
+
+    notation: ClassVar = (
+        ("mu, pi", "the rollout and the training policy; mu_S, pi_S: pruned to one set S"),
+        ("Z, b", "the mass that a context keeps, and b = 1 - Z; b_max is the largest b"),
+        ("tau, n", "min-p, and the number of tokens"),
+        ("full, pruned", "the policy before and after; P_full, P_pruned of whole sequences"),
+        ("T", "horizon: the longest response"),
+    )
 
     exact: bool = False
 

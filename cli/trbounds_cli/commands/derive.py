@@ -1,4 +1,4 @@
-"""Print the proof of a bound, each step with its certificate."""
+"""Print the proof of a bound or law, each step with a certificate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from trbounds.errors import InputError
 
 def command(
     key: Annotated[
-        str | None, typer.Argument(metavar="KEY", help="Which bound; see 'trbounds bounds'.")
+        str | None,
+        typer.Argument(
+            metavar="KEY",
+            help="Which bound, see 'trbounds bounds'; or law of the mismatch or of pruning.",
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every bound.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every bound and law.")] = False,
     form: Annotated[
         Literal["text", "markdown", "latex"], typer.Option("--format", help="How to write it.")
     ] = "text",
@@ -24,22 +28,25 @@ def command(
         bool, typer.Option("--json", help="Print one JSON document and nothing else.")
     ] = False,
 ) -> None:
-    """Print the derivation of a bound with each step's justification and certificate.
+    """Print the derivation of a bound or law with each step's justification and certificate.
 
     Every step is run: identities by sympy, inequalities by lemmas with proofs of their own, or by
     a form whose sign is plain. Exit code 1 if a step fails.
 
     Example: `trbounds derive adaptive`
+
+    Example: `trbounds derive selection_bias`
     """
-    from trbounds.bounds import all_bounds, get_bound
-    from trbounds.rendering import as_document, render_all, render_check
+    from trbounds.discovery import look_up
+    from trbounds.rendering import all_theorems, as_document, render_all, render_check
     from trbounds_cli.output import print_json
     from trbounds_cli.progress import track
 
     if everything == (key is not None):
-        raise InputError("give one bound's KEY, or --all")
-    bounds = list(all_bounds().values()) if key is None else [get_bound(key)]
-    documents = [as_document(bound) for bound in track(bounds, "derivations")]
+        raise InputError("give one bound's or law's KEY, or --all")
+    theorems = all_theorems()
+    chosen = list(theorems.values()) if key is None else [look_up(theorems, key, "bound or law")]
+    documents = [as_document(theorem) for theorem in track(chosen, "derivations")]
     if json:
         print_json({"derivations": documents})
     else:
