@@ -116,6 +116,20 @@ def test_mostly_copied_columns_warn():
     assert found.numbers["share"] == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+def test_copied_sequences_among_others_warn(kernel):
+    batch = right()
+    copied = np.repeat(np.arange(N) % 4 == 0, T)
+    train = np.where(copied, batch.rollout_logprobs, batch.train_logprobs)
+    mixed = replace(batch, train_logprobs=train)
+    (found,) = findings(TraceSummary.of(mixed, kernel=kernel))
+    assert (found.name, found.severity) == ("identical_logprobs", "warning")
+    unlikely = batch.segment_sum(batch.rollout_logprobs) < -20
+    assert found.numbers["sequences"] == np.sum(unlikely & (np.arange(N) % 4 == 0))
+    same = replace(mixed, kl=np.where(copied, 0.0, 1e-3))
+    assert "identical_logprobs" not in named(same)
+
+
 def test_certain_tokens_are_not_copies():
     batch = right()
     certain = np.arange(batch.n_tokens) % 10 > 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from trbounds.traces.finding import FINDINGS, Finding, Severity
 from trbounds.traces.jackknife import Blocks, student_limit
-from trbounds.traces.record_findings import record_findings
+from trbounds.traces.record_findings import UNLIKELY, record_findings
 from trbounds.traces.summary import TraceSummary
 from trbounds.traces.unseen_mass import distinct_sequences, ratio_sum_error
 
@@ -82,6 +82,7 @@ def _copied(summary: TraceSummary) -> Iterator[Finding]:
     if all_equal and summary.has("kl") and not summary.sequences["kl_sum"].any():
         return  # The two policies are the same, as their divergences say.
     if not all_equal and (n - certain < _FEW_TOKENS or 2 * (equal - certain) < n - certain):
+        yield from _copied_sequences(summary)
         return
     share = (equal - certain) / (n - certain)
     yield Finding(
@@ -94,6 +95,29 @@ def _copied(summary: TraceSummary) -> Iterator[Finding]:
         ),
         numbers={"share": share},
     )
+
+
+def _copied_sequences(summary: TraceSummary) -> Iterator[Finding]:
+    """Look for sequences that are copies among others that are not."""
+    table = summary.sequences
+    unlikely = table["rollout_logprob_sum"] < UNLIKELY
+    copied = unlikely & (table["abs_ratio_sum"] == 0.0)
+    if summary.has("kl"):
+        copied &= table["kl_sum"] > 0.0
+    count, share = int(np.count_nonzero(copied)), float(copied.sum() / max(unlikely.sum(), 1))
+    if share > _SMALL_SHARE:
+        yield Finding(
+            name="identical_logprobs",
+            severity="warning",
+            found=f"{count} sequences have the same log-probability under both policies at every "
+            "token, others do not",
+            advice=(
+                "There one column is a copy of the other: the trainer ran in bypass or forced "
+                "on-policy mode. Leave these sequences out, or have it recompute its own "
+                "log-probabilities"
+            ),
+            numbers={"sequences": float(count), "share": share},
+        )
 
 
 def _zero_filled(summary: TraceSummary) -> Iterator[Finding]:

@@ -10,10 +10,10 @@ from trbounds.traces.finding import Finding
 from trbounds.traces.sequence_table import NO_GROUP
 from trbounds.traces.summary import TraceSummary
 
-__all__ = ["record_findings"]
+__all__ = ["UNLIKELY", "record_findings"]
 
-_UNLIKELY = -20.0
-"""Log-probability, in nats, below which no sequence is sampled twice by chance."""
+UNLIKELY = -20.0
+"""Log-probability, in nats, below which chance samples, or scores, no sequence twice alike."""
 
 _REPEATED_SHARE = 0.01
 _EMPTY_SHARE = 0.01
@@ -72,7 +72,7 @@ def _rejected(summary: TraceSummary) -> Iterator[Finding]:
 
 def _repeated(summary: TraceSummary) -> Iterator[Finding]:
     table = summary.sequences
-    unlikely = table["rollout_logprob_sum"] < _UNLIKELY
+    unlikely = table["rollout_logprob_sum"] < UNLIKELY
     names = ("length", "log_weight", "rollout_logprob_sum")
     keys = np.stack([table[name][unlikely].astype(np.float64) for name in names], axis=1)
     repeated = len(keys) - len(np.unique(keys, axis=0))
