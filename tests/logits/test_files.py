@@ -399,6 +399,51 @@ def test_top_k_intervals_allow_for_the_rounding_of_the_log(
     assert np.all(exact.unsupported_mass <= interval.upper.unsupported_mass)
 
 
+def test_top_k_lower_ends_are_the_least_that_the_logs_allow(tmp_path) -> None:
+    """Each policy logs the common tokens and one of its own; the rest is searched."""
+    rng = np.random.default_rng(9)
+    share = np.linspace(0.0, 1.0, 401)
+    reached = []
+    for trial in range(40):
+        c = trial % 3
+        mu, pi = rng.dirichlet(np.full(c + 3, 0.7), size=2)
+        own = {"rollout": [*range(c), c], "train": [*range(c), c + 1]}
+        stored = {}
+        for policy, p in (("rollout", mu), ("train", pi)):
+            stored[f"{policy}_topk_ids"] = np.array([own[policy]])
+            stored[f"{policy}_topk_logprobs"] = np.log(p[own[policy]])[None]
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        (interval,) = top_k_divergences(read_logits(save(folder, "npz", stored)))
+        free = [1.0 - p[own[policy]].sum() for policy, p in (("rollout", mu), ("train", pi))]
+        theirs, ours = np.meshgrid(share * free[1], share * free[0])
+        some = np.ones((*ours.shape, c))
+        with np.errstate(divide="ignore"):
+            exact = divergences(
+                np.log(
+                    np.concatenate(
+                        [some * mu[:c], np.stack([mu[c] + 0 * ours, ours, free[0] - ours], -1)], -1
+                    )
+                ),
+                np.log(
+                    np.concatenate(
+                        [
+                            some * pi[:c],
+                            np.stack([theirs, pi[c + 1] + 0 * ours, free[1] - theirs], -1),
+                        ],
+                        -1,
+                    )
+                ),
+            )
+        for field in ("kl", "kl_reverse", "tv", "chi2", "max_abs_log_ratio"):
+            lower, least = getattr(interval.lower, field)[0], getattr(exact, field).min()
+            assert lower <= least * (1 + 1e-9) + 1e-12, field
+            if field != "max_abs_log_ratio" and least > 0.05:
+                reached.append(lower / least)
+    assert len(reached) > 50
+    assert min(reached) > 0.98  # of the least on a grid
+
+
 def test_top_k_intervals_narrow_with_k(tmp_path) -> None:
     bounds = []
     for k in (5, 20, 50):

@@ -2,7 +2,10 @@
 
 For each row let S be the tokens that both policies logged, and merge all others into one. The
 divergences of the merged distributions are lower bounds (data processing), and each is computed as
-a sum of non-negative terms, so that leaving a term out keeps it a lower bound. For the total
+a sum of non-negative terms, so that leaving a term out keeps it a lower bound. Where one policy
+logged tokens A with mass a and the other tokens B with mass b, of which the other one holds at most
+what it did not log, v and u, and a b > u v, two merged tokens of masses (a, v) and (u, b) say more:
+divergences are jointly convex and homogeneous, so they are least at these ends. For the total
 variation the rest adds at most half of what both policies left unlogged, which gives an upper
 bound; KL and χ² have none, since a token outside S may have any ratio.
 
@@ -144,18 +147,27 @@ def _intervals(batch: TopKBatch, rows: slice, path: str) -> DivergenceIntervals:
     pi = np.where(common, np.exp(partner), 0.0)
     mu_error, pi_error = _mass_error(mu, rollout.error), _mass_error(pi, partner_error)
     mu_rest, pi_rest = _rest(mu, mu_error), _rest(pi, pi_error)
+    split, mu_others, pi_others = _others(
+        (mu_rest, *_alone(rollout, common)),
+        (pi_rest, *_alone(train, (match & common[:, :, None]).any(axis=1))),
+    )
 
     # Lower ends: the least mass, and the log-ratio as near to 0 as the errors allow.
     log_ratio = np.subtract(partner, rollout.log_p, where=common, out=np.zeros_like(mu))
     nearest = np.maximum(np.abs(log_ratio) - rollout.error - partner_error, 0.0)
-    d = np.c_[np.copysign(nearest, log_ratio), _nearest_log_ratio(mu_rest, pi_rest)]
-    weight = np.c_[mu * np.exp(-rollout.error), mu_rest[0]]
+    near = [_nearest_log_ratio(m, p) for m, p in zip(mu_others, pi_others, strict=True)]
+    d = np.c_[np.copysign(nearest, log_ratio), near[0], np.where(split, near[1], 0.0)]
+    weight = np.c_[mu * np.exp(-rollout.error), mu_others[0][0], mu_others[1][0]]
     counted = np.where(weight > 0.0, np.minimum(d, _LARGEST), 0.0)
     rise = np.expm1(counted)
     kl = (weight * expm1_minus_float64(array_namespace(d), counted)).sum(axis=1)
     gap, gap_error = np.abs(pi - mu), mu_error + pi_error
-    rest_gap = np.maximum(pi_rest[0] - mu_rest[1], mu_rest[0] - pi_rest[1])
-    least_tv = np.maximum(gap - gap_error, 0.0).sum(axis=1) + np.maximum(rest_gap, 0.0)
+    least_tv = np.maximum(gap - gap_error, 0.0).sum(axis=1)
+    for m, p in zip(mu_others, pi_others, strict=True):
+        least_tv += np.maximum(np.maximum(p[0] - m[1], m[0] - p[1]), 0.0)
+    # The other policy may hold less than (a, v) and (u, b) say: only ratios beyond them are sure.
+    far = np.where(split, np.maximum(np.maximum(-d[:, -2], d[:, -1]), 0.0), np.abs(d[:, -2]))
+    far = np.maximum(far, np.abs(_nearest_log_ratio(mu_rest, pi_rest)))
     most_tv = (gap + gap_error).sum(axis=1) + mu_rest[1] + pi_rest[1]
     n = common.shape[0]
     lower = Divergences(
@@ -164,7 +176,7 @@ def _intervals(batch: TopKBatch, rows: slice, path: str) -> DivergenceIntervals:
         tv=np.minimum(0.5 * least_tv, 1.0),
         chi2=(weight * rise * rise).sum(axis=1),
         entropy=_merged_entropy(rollout),
-        max_abs_log_ratio=np.abs(d).max(axis=1),
+        max_abs_log_ratio=np.maximum(nearest.max(axis=1), far),
         unsupported_mass=np.zeros(n),
     )
     unknown = np.full(n, np.inf)
@@ -193,9 +205,39 @@ def _rest(p: NDArray[np.float64], error: NDArray[np.float64]) -> tuple[Any, Any]
     return np.maximum(rest - error, 0.0), np.clip(rest + error, 0.0, 1.0)
 
 
+def _alone(policy: _Logged, common: NDArray[np.bool_]) -> tuple[Any, Any]:
+    """Return the mass of the tokens that only this policy logged, and what it did not log."""
+    p = np.exp(policy.log_p)
+    alone = np.where(common, 0.0, p)
+    total, error = alone.sum(axis=1), _mass_error(alone, policy.error).sum(axis=1) + _SUM_ERROR
+    ends = np.maximum(total - error, 0.0), np.minimum(total + error, 1.0)
+    return ends, _rest(p, _mass_error(p, policy.error))
+
+
+def _others(mu: tuple[Any, ...], pi: tuple[Any, ...]) -> tuple[NDArray[np.bool_], list[Any], Any]:
+    """Return where the other tokens become two merged ones, and both masses under each policy.
+
+    Each policy comes as its masses of all other tokens, of those that it alone logged, and of those
+    that it did not log.
+    """
+    split = mu[1][0] * pi[1][0] > mu[2][1] * pi[2][1]
+    nothing = np.zeros_like(mu[0][0])
+
+    def ends(first: Any, second: Any) -> tuple[Any, Any]:
+        low, high = (np.where(split, a, b) for a, b in zip(first, second, strict=True))
+        return low, high
+
+    none = nothing, nothing
+    return (
+        split,
+        [ends(mu[1], mu[0]), ends(mu[2], none)],
+        [ends(pi[2], pi[0]), ends(pi[1], none)],
+    )
+
+
 def _nearest_log_ratio(mu: tuple[Any, Any], pi: tuple[Any, Any]) -> NDArray[np.float64]:
     """Return the log-ratio nearest to 0 of two masses, each between two ends."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         lowest, highest = np.log(pi[0]) - np.log(mu[1]), np.log(pi[1]) - np.log(mu[0])
     nearest: NDArray[np.float64] = np.maximum(lowest, 0.0) + np.minimum(highest, 0.0)
     return nearest

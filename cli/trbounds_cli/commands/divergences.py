@@ -28,9 +28,10 @@ _TITLES = {
     "unsupported_mass": "train mass where rollout has none",
 }
 _INTERVALS = (
-    "Only the top k were logged, so these are intervals. Lower ends: all other tokens merged into "
-    "one (data processing). Upper ends exist for the total variation only: an unlogged token may "
-    "have any ratio. Both allow for the rounding of the logged numbers."
+    "Only the top k were logged, so these are intervals. Lower ends: the other tokens merged, into "
+    "one or, where the policies logged different ones, two (data processing). Upper ends exist for "
+    "the total variation only: an unlogged token may have any ratio. Both allow for the rounding "
+    "of the logged numbers."
 )
 
 
