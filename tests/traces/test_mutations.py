@@ -106,6 +106,30 @@ def rounded(kind: str) -> Callable[[Any], Any]:
     return change
 
 
+def every(step: int, change: Callable[[TraceBatch], TraceBatch]) -> Callable[..., TraceBatch]:
+    """The change in the log-probs of every so many sequences alone."""
+
+    def some(b: TraceBatch) -> TraceBatch:
+        changed, hit = change(b), np.repeat(np.arange(b.n_sequences) % step == 0, b.lengths)
+        both = {n: np.where(hit, getattr(changed, n), getattr(b, n)) for n in (R, P)}
+        return replace(b, **both)
+
+    return some
+
+
+def averaged(v: Any) -> Any:
+    return np.convolve(v, np.ones(3), "same") / np.convolve(np.ones(v.size), np.ones(3), "same")
+
+
+def zero_tail(v: Any) -> Any:
+    return np.where(np.arange(v.size) < 0.8 * v.size, v, 0.0)
+
+
+def joined(b: TraceBatch) -> TraceBatch:
+    first = {n: getattr(b, n)[::2] for n in SEQUENCES if getattr(b, n) is not None}
+    return replace(b, offsets=b.offsets[::2], **first)
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault, and what it does where nothing catches it."""
@@ -147,6 +171,34 @@ FAULTS = (
     Fault("both log-probs rounded to float16",
           lambda b: replace(b, **{n: rounded("float16")(getattr(b, n)) for n in (R, P)}),
           harmless="D from k3 moves by less than its standard error"),
+    Fault("the two columns exchanged in one sequence of ten", every(10, exchanged(R, P)),
+          harmless="D moves by less than its standard error"),
+    Fault("training log-probs copied in half of the sequences",
+          every(2, lambda b: replace(b, train_logprobs=b.rollout_logprobs))),
+    Fault("training log-probs shifted by one token in one sequence of ten",
+          every(10, shifted(P))),
+    Fault("rollout log-probs times 0.9 in half of the sequences",
+          every(2, column(R, lambda v: 0.9 * v))),
+    Fault("log rho halved in half of the sequences (other weights)",
+          every(2, lambda b: replace(
+              b, train_logprobs=(b.rollout_logprobs + b.train_logprobs) / 2)),
+          invisible="a right trace of a mixture of policies, as far as sampled tokens tell"),
+    Fault("training log-probs averaged over three tokens",
+          lambda b: replace(b, train_logprobs=by_sequence(b, b.train_logprobs, averaged))),
+    Fault("both log-probs clipped at -2",
+          lambda b: replace(b, **{n: np.maximum(getattr(b, n), -2) for n in (R, P)}),
+          invisible="divergences come out too small: both policies look surer than they are"),
+    Fault("the last fifth of both log-probs zero",
+          lambda b: replace(b, **{n: by_sequence(b, getattr(b, n), zero_tail) for n in (R, P)}),
+          invisible="sums over sequences come out a fifth too small: certain tokens look the same"),
+    Fault("tokens sorted by their log-prob",
+          lambda b: tokens_at(b, np.lexsort((b.rollout_logprobs,
+                                             np.repeat(np.arange(b.n_sequences), b.lengths))))),
+    Fault("responses joined in pairs", joined,
+          invisible="sums over sequences are those of two: D comes out twice as large"),
+    Fault("the first token masked (a mask off by one)",
+          lambda b: replace(b, mask=~np.isin(np.arange(b.n_tokens), b.offsets)),
+          harmless="D moves by less than its standard error"),
     Fault("kl negated", column("kl", np.negative)),
     Fault("kl doubled", column("kl", lambda v: 2 * v)),
     Fault("kl halved", column("kl", lambda v: v / 2)),
@@ -190,6 +242,11 @@ FAULTS = (
     Fault("every sequence twice",
           lambda b: sequences_at(b, np.repeat(np.arange(b.n_sequences), 2))),
     Fault("rewards negated", column("reward", lambda v: -0.5 - v)),
+    Fault("rewards divided by 100", column("reward", lambda v: v / 100),
+          invisible="the error comes out 100 times too small beside bounds for rewards in [0, 1]"),
+    Fault("prompts shuffled", column("prompt_id", lambda v: rng().permutation(v)),
+          invisible="standard errors by prompt, and the variance of the reward within prompts, are "
+          "those of other prompts"),
     Fault("rewards exchanged for 1 - reward", column("reward", lambda v: 1 - v),
           harmless="the estimated error changes its sign alone"),
     Fault("rewards shuffled", column("reward", lambda v: rng().permutation(v)),
@@ -209,7 +266,8 @@ def touches(fault: Fault, part: str, batch: TraceBatch) -> bool:
     except (TypeError, AttributeError):
         return False
     return part == "all columns" or any(
-        getattr(changed, n) is not getattr(batch, n) for n in (R, P, "reward", "mask", "offsets")
+        getattr(changed, n) is not getattr(batch, n)
+        for n in (R, P, "reward", "prompt_id", "mask", "offsets")
     )
 
 
