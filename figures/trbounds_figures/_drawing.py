@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,9 +78,8 @@ def number(value: float) -> str:
     """Write a number for a label: plain from 0.001 to 9999, otherwise as a power of ten."""
     if value == 0 or 0.001 <= abs(value) < 10_000:
         return f"{value:.4g}"
-    exponent = math.floor(math.log10(abs(value)) + 1e-9)
-    mantissa = f"{value / 10.0**exponent:.3g}"
-    power = f"10^{{{exponent}}}"
+    digits, exponent = f"{value:.2e}".split("e")
+    mantissa, power = f"{float(digits):g}", f"10^{{{int(exponent)}}}"
     return f"${power}$" if mantissa == "1" else rf"${mantissa}\times {power}$"
 
 

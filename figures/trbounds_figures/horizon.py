@@ -191,16 +191,22 @@ def data(T: int = 8192, *, bounds: Sequence[str] | None = None, **known: Any) ->
         drawn = bounds is not None or not any(
             np.allclose(values, c.values, rtol=1e-9, atol=0) for c in curves
         )
-        if drawn and values[-1] > 0:
+        if drawn and 0 < values[-1] <= _LARGEST_DRAWN:
             ends = np.broadcast_to(np.asarray(bound.evaluate(last)), (2,))
             slope = float(np.log(ends[1] / ends[0]) / np.log(T / max(1.0, T // 2)))
             curves.append(Curve(bound.key, bound.title, bound.source.is_paper, values, slope))
     if not curves:
-        raise InputError("every bound is 0 or needs more than is known: nothing to draw")
+        raise InputError(
+            f"every bound is 0, exceeds {_LARGEST_DRAWN:g} or needs more than is known: nothing to "
+            "draw"
+        )
     return HorizonData(horizons, tuple(curves), point, profile.reward_width)
 
 
 _SETTINGS = ("reward_range", "conversion")
+
+# Axes reach beyond what is drawn, and must stay in floats.
+_LARGEST_DRAWN = 1e200
 
 
 def _profile(

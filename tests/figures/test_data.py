@@ -316,3 +316,11 @@ def test_a_broken_record_is_refused(content: str, tmp_path: Path) -> None:
 def test_arguments_out_of_range_are_refused(call: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         call()
+
+
+def test_bounds_beyond_what_axes_hold_are_not_drawn():
+    found = horizon.data(64, kl_max=1e-3, chi2_path_max=2000.0)
+    assert found.curves
+    assert all(curve.values[-1] < 1e200 for curve in found.curves)
+    with pytest.raises(InputError, match=r"exceeds 1e\+200"):
+        horizon.data(64, chi2_path_max=2000.0)

@@ -194,6 +194,8 @@ def test_labels_with_room_stay_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
+        (5e-324, r"$4.94\times 10^{-324}$"),
+        (1.7976931348623157e308, r"$1.8\times 10^{308}$"),
         (0.0, "0"),
         (0.01, "0.01"),
         (1e-4, "$10^{-4}$"),
