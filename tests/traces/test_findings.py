@@ -463,3 +463,61 @@ def test_many_sequences_without_a_token_are_named():
     masked = named(replace(batch, mask=tokens))
     assert "rejected_sequences" in masked
     assert "empty_sequences" not in masked
+
+
+def as_bfloat16(values):
+    bits = values.astype(np.float32).view(np.uint32)
+    nearest = bits + 0x7FFF + ((bits >> 16) & 1)
+    return (nearest & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        (("rollout_logprobs",), "rollout log-probabilities"),
+        (("train_logprobs",), "training log-probabilities"),
+        (("rollout_logprobs", "train_logprobs"), "rollout and training log-probabilities"),
+    ],
+)
+def test_bfloat16_log_probabilities_warn(columns, text, kernel):
+    batch = right()
+    rounded = replace(batch, **{name: as_bfloat16(getattr(batch, name)) for name in columns})
+    found = {f.name: f for f in findings(TraceSummary.of(rounded, kernel=kernel))}
+    assert found["rounded_logprobs"].severity == "warning"
+    assert found["rounded_logprobs"].found.startswith(text)
+
+
+def test_few_digits_of_certain_tokens_are_right():
+    """Near certainty float32 log-probabilities are small multiples of 2^-24; zeros have none."""
+    batch = right()
+    certain = np.float64(-(2.0**-20))
+    rollout, train = batch.rollout_logprobs.copy(), batch.train_logprobs.copy()
+    rollout[::2], train[::2] = certain, certain * 1.5
+    assert "rounded_logprobs" not in named(
+        replace(batch, rollout_logprobs=rollout, train_logprobs=train)
+    )
+    every = np.full(batch.n_tokens, certain)
+    assert "rounded_logprobs" not in named(
+        replace(batch, rollout_logprobs=every, train_logprobs=every * 1.5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_named"),
+    [
+        ({"temperature": 0.7}, True),
+        ({"temperature": 1.0}, False),
+        ({"top_p": 0.9}, True),
+        ({"temperature": 1.0, "top_k": 20}, True),
+        ({}, False),
+    ],
+)
+@pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs"])
+def test_raw_log_probabilities_are_not_those_that_were_sampled_from(fields, is_named, mode):
+    filled = {name: np.full(N, value) for name, value in fields.items()}
+    found = named(right(logprobs_mode=np.full(N, mode), **filled))
+    assert ("raw_logprobs" in found) == (is_named and mode.startswith("raw"))
+    if "raw_logprobs" in found:
+        assert found["raw_logprobs"].severity == "error"
+        assert found["raw_logprobs"].numbers == {"sequences": N, "share": 1.0}

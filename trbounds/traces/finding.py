@@ -19,6 +19,8 @@ FINDINGS = {
     "repeated_tokens": "every token is in the lists twice",
     "constant_offset": "log rho is nearly constant and not 0",
     "temperature_mismatch": "the two log-probabilities are scaled differently",
+    "rounded_logprobs": "log-probabilities have the few digits of bfloat16",
+    "raw_logprobs": "log-probabilities are those before temperature, top-p or top-k",
     "truncated_sampling": "some tokens of the training policy are never sampled",
     "ratio_above_one": "the mean of rho is above 1",
     "unsampled_chi2": "the samples hold only a part of the logged chi2",

@@ -68,6 +68,7 @@ def findings(summary: TraceSummary) -> list[Finding]:
     if not any(summary.counts[name] == summary.n_tokens for name in columns):
         # A copied or an empty column says nothing more.
         found += [*_aligned(summary), *_ratios(summary), *_unsampled(summary)]
+        found += _rounded(summary)
     found += [*_masked(summary), *record_findings(summary)]
     order = ("error", "warning", "info")
     return sorted(found, key=lambda item: order.index(item.severity))
@@ -309,6 +310,28 @@ def _unsampled(summary: TraceSummary) -> Iterator[Finding]:
             ),
             numbers={"sampled": sampled, "logged": logged, "share": sampled / logged},
         )
+
+
+def _rounded(summary: TraceSummary) -> Iterator[Finding]:
+    counts = summary.counts
+    probed = counts["probed_tokens"]
+    sides = {
+        "rollout": counts["rounded_rollout_logprobs"],
+        "training": counts["rounded_train_logprobs"],
+    }
+    rounded = [side for side, count in sides.items() if count > (1 - _SMALL_SHARE) * probed]
+    if probed < _FEW_TOKENS or not rounded:
+        return
+    yield Finding(
+        name="rounded_logprobs",
+        severity="warning",
+        found=f"{' and '.join(rounded)} log-probabilities have 8 significant bits, as bfloat16 has",
+        advice=(
+            "Rounding moves each by up to 0.4 %: where the policies are closer than that, "
+            "divergences come out too large. Log them as float32"
+        ),
+        numbers={"tokens": float(probed)},
+    )
 
 
 def _masked(summary: TraceSummary) -> Iterator[Finding]:

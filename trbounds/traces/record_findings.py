@@ -37,6 +37,7 @@ def record_findings(summary: TraceSummary) -> Iterator[Finding]:
     yield from _empty(summary)
     yield from _uneven(summary)
     yield from _versions(summary)
+    yield from _raw(summary)
 
 
 def _counted(count: int, summary: TraceSummary) -> dict[str, float]:
@@ -152,4 +153,20 @@ def _versions(summary: TraceSummary) -> Iterator[Finding]:
                 "it sampled, if each token's log-probability is that of its own version"
             ),
             numbers=_counted(mixed, summary),
+        )
+
+
+def _raw(summary: TraceSummary) -> Iterator[Finding]:
+    raw = summary.counts["raw_logprobs"]
+    if raw:
+        yield Finding(
+            name="raw_logprobs",
+            severity="error",
+            found=f"{raw} of {summary.n_sequences} sequences have a raw logprobs_mode, and a "
+            "temperature other than 1, top-p or top-k",
+            advice=(
+                "Their rollout log-probabilities are not those of the policy that was sampled "
+                "from: log processed ones (vLLM: logprobs_mode='processed_logprobs')"
+            ),
+            numbers=_counted(raw, summary),
         )

@@ -28,6 +28,7 @@ from trbounds.traces.step_series import StepSeries, step_series
 from trbounds.traces.stopping import StoppedSums
 from trbounds.traces.token_counts import TokenCounts, count_block
 from trbounds.traces.token_terms import TokenTerms
+from trbounds.traces.validate import check_reward_range
 
 __all__ = ["Kernel", "TraceSummary"]
 
@@ -80,10 +81,16 @@ class TraceSummary:
         The admissible rewards the trace was read with.
     partial : Partial or None
         What is missing, if the run was interrupted; None for a complete summary.
+
+    Raises
+    ------
+    InputError
+        If the range of rewards is none, or so wide that squares would overflow.
     """
 
     def __init__(self, *, reward_range: tuple[float, float] = (0.0, 1.0)) -> None:
         self.reward_range = (float(reward_range[0]), float(reward_range[1]))
+        check_reward_range(*self.reward_range)
         self.positions = PositionSums()
         self.stopped = StoppedSums()
         self.extremes = Extremes()

@@ -26,6 +26,10 @@ COUNTS = {
     "zero_train_logprobs": "tokens with training log-probability exactly 0",
     "zero_filled_rollout": "tokens with rollout log-probability 0 and training one below -0.1",
     "zero_filled_train": "tokens with training log-probability 0 and rollout one below -0.1",
+    "probed_tokens": "tokens of which the digits were looked at, up to four of a sequence",
+    "rounded_rollout_logprobs": "of those, with a rollout log-probability of at most 8 bits",
+    "rounded_train_logprobs": "of those, with a training log-probability of at most 8 bits",
+    "raw_logprobs": "sequences logged before temperature, top-p or top-k, and drawn with them",
     "length_mismatches": "sequences whose logged length is not their number of tokens",
     "rejected_sequences": "sequences with log-probabilities of which no token counts",
     "unaccepted_sequences": "sequences that the framework left out of its update",
@@ -36,6 +40,13 @@ COUNTS = {
 
 CERTAIN = -0.1
 """A log-probability of 0 under one policy is a filler if the other's is below this."""
+
+
+_EIGHTHS = np.array([1, 3, 5, 7])
+"""Where in a sequence digits are looked at."""
+
+_BELOW_BFLOAT16 = (1 << 45) - 1
+"""The bits of a float64 that a bfloat16 leaves at 0."""
 
 
 class TokenCounts(NamedTuple):
@@ -107,8 +118,32 @@ def count_block(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Co
     if batch.top_k is not None:
         truncated |= batch.top_k > 0
     counts["truncated_sampling"] = np.count_nonzero(truncated)
+    if batch.logprobs_mode is not None:
+        raw = np.strings.startswith(batch.logprobs_mode.astype(np.str_), "raw")
+        if batch.temperature is not None:
+            truncated |= batch.temperature != 1.0
+        counts["raw_logprobs"] = np.count_nonzero(raw & truncated)
+    counts |= _probe(batch)
     if batch.weight_version is not None:
         version = batch.weight_version.astype(np.float64)
         mixed = batch.segment_max(version) != -batch.segment_max(-version)
         counts["mixed_versions"] = np.count_nonzero(mixed)
     return Counter({name: int(count) for name, count in counts.items() if count})
+
+
+def _probe(batch: TraceBatch) -> dict[str, Any]:
+    """Count how many of a few tokens of every sequence have no more digits than a bfloat16."""
+    lengths = batch.lengths[:, None]
+    places = (batch.offsets[:-1, None] + lengths * _EIGHTHS // 8)[lengths[:, 0] > 0].ravel()
+    rollout, train = batch.rollout_logprobs[places], batch.train_logprobs[places]
+    # Near certainty a float32 has as few digits.
+    uncertain = (rollout < CERTAIN) & (train < CERTAIN)
+    return {
+        "probed_tokens": np.count_nonzero(uncertain),
+        "rounded_rollout_logprobs": np.count_nonzero(uncertain & _is_rounded(rollout)),
+        "rounded_train_logprobs": np.count_nonzero(uncertain & _is_rounded(train)),
+    }
+
+
+def _is_rounded(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(values.view(np.int64) & _BELOW_BFLOAT16 == 0)
