@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
+from trbounds.traces.heap import keep_freed_memory
 from trbounds.traces.summary import TraceSummary
 
 __all__ = ["Block", "blocks_of"]
@@ -48,6 +49,7 @@ def blocks_of(summary: TraceSummary, batches: Iterable[TraceBatch]) -> Iterator[
     InputError
         If the sequences are not those of the summary.
     """
+    keep_freed_memory()
     table = summary.sequences
     ends = np.searchsorted(table["file"], np.arange(len(summary.files) + 1))
     number = {file: index for index, file in enumerate(summary.files)}

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from trbounds.metrics.importance import Weights
-from trbounds.metrics.terms import LOG_LARGEST_FLOAT32, Column
+from trbounds.metrics.terms import LARGEST_EXCESS, LOG_LARGEST_FLOAT32, Column
 from trbounds.numba_exponential import EXACT, reduce_exponent
 from trbounds.traces.numba_loops import largest, set_log_ratio, set_ratio, sum_values
 from trbounds.traces.token_terms import LOG_RATIO_CLAMP
@@ -60,7 +60,6 @@ _SUM, _LARGEST, _SMALLEST = range(3)
 _REDUCTIONS = {"sum": _SUM, "largest": _LARGEST, "smallest": _SMALLEST}
 _INFINITE = 700.0
 """Beyond this d a weight is infinite, here; the logs of a trace cannot be that far apart."""
-_LOW, _HIGH = (float(np.expm1(end)) for end in (-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP))
 
 
 @njit(**EXACT)
@@ -78,7 +77,7 @@ def _set_absolute(x, out):  # type: ignore[no-untyped-def]
 @njit(**EXACT)
 def _set_clamped_chi2(ratio_minus_one, out):  # type: ignore[no-untyped-def]
     for i in range(ratio_minus_one.size):
-        e = min(max(ratio_minus_one[i], _LOW), _HIGH)
+        e = min(ratio_minus_one[i], LARGEST_EXCESS)
         out[i] = e * (e + 2.0)
 
 

@@ -13,6 +13,7 @@ from trbounds.metrics.importance import Weights
 from trbounds.metrics.terms import COLUMNS, Block, Column
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.compiled import uses_numba
+from trbounds.traces.heap import keep_freed_memory
 from trbounds.traces.sequence_table import check_numbers, group_numbers
 
 __all__ = ["SequenceSums", "sum_sequences"]
@@ -113,6 +114,7 @@ def sum_sequences(
         If numba is asked for and absent.
     """
     wanted = {name: COLUMNS[name] for name in columns} | dict(extra or {})
+    keep_freed_memory()
     parts = []
     n_tokens = 0
     for batch in batches:

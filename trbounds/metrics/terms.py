@@ -14,11 +14,13 @@ from trbounds.metrics.importance import Weights
 from trbounds.traces.batch import reduce_segments
 from trbounds.traces.token_terms import LOG_RATIO_CLAMP, k3_of
 
-__all__ = ["COLUMNS", "LOG_LARGEST_FLOAT32", "Block", "Column"]
+__all__ = ["COLUMNS", "LARGEST_EXCESS", "LOG_LARGEST_FLOAT32", "Block", "Column"]
 
 Floats = NDArray[np.float64]
 
 LOG_LARGEST_FLOAT32 = float(np.log(np.finfo(np.float32).max))
+LARGEST_EXCESS = float(np.expm1(LOG_RATIO_CLAMP))
+"""``e^d - 1`` of the largest clamped d."""
 _DIRECT_K3 = 1e-8
 """Mean k3 of a sequence from which the difference ``(e^d - 1) - d`` is good to 1e-11."""
 
@@ -70,11 +72,6 @@ class Block:
         return np.expm1(self.d)
 
     @cached_property
-    def clamped_ratio_minus_one(self) -> Floats:
-        """The same of the clamped ``d``, as e^d grows with d, without another exponential."""
-        return np.clip(self.ratio_minus_one, *np.expm1([-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP]))
-
-    @cached_property
     def ratio(self) -> Floats:
         """``e^d``."""
         # Not e^d - 1 with 1 added again: that leaves a small ratio without its digits.
@@ -112,7 +109,7 @@ class Block:
     @cached_property
     def clamped_k3(self) -> Floats:
         """``e^d - 1 - d`` of the clamped ``d``."""
-        return k3_of(self.clamped_d, self.clamped_ratio_minus_one)
+        return k3_of(self.clamped_d, np.expm1(self.clamped_d))
 
     @property
     def clamped_k1(self) -> Floats:
@@ -129,8 +126,10 @@ class Block:
     @property
     def clamped_chi2(self) -> Floats:
         """``e^(2d) - 1`` of the clamped ``d``."""
-        out = self.clamped_ratio_minus_one + 2.0
-        out *= self.clamped_ratio_minus_one
+        # Where d is below -20 this is -1 to all digits, whether clamped or not.
+        excess = np.minimum(self.ratio_minus_one, LARGEST_EXCESS)
+        out = excess + 2.0
+        out *= excess
         return out
 
     @property

@@ -19,6 +19,7 @@ from trbounds.traces.estimates import (
     paired_differences,
 )
 from trbounds.traces.extremes import Extremes
+from trbounds.traces.heap import keep_freed_memory
 from trbounds.traces.histogram import Histogram, token_histograms
 from trbounds.traces.omissions import Partial, Skipped
 from trbounds.traces.pair_moments import PairMoments
@@ -152,6 +153,7 @@ class TraceSummary:
         """
         compiled = uses_numba(kernel, batch.n_tokens)
         check_numbers(batch)
+        keep_freed_memory()
         cores = _usable_cores() if compiled else 1
         if cores == 1 or batch.n_tokens < 2 * _THREAD_TOKENS:
             for block in batch.slices(batch.n_tokens if compiled else _BLOCK_TOKENS):
