@@ -115,3 +115,43 @@ def test_extremes_of_sequences_without_tokens(kernel):
         assert found[name][[0, 2]].tolist() == [COLUMNS[name].empty] * 2
     assert found["absolute_max"][1] == 0.5
     assert found["applied_min"][1] == pytest.approx(np.exp(-0.25), rel=1e-15)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda values: values.astype(np.float32),
+        lambda values: values.astype(">f8"),
+        lambda values: np.repeat(values, 2)[::2],
+    ],
+    ids=["float32", "big-endian", "strided"],
+)
+def test_sums_are_of_float64_however_a_batch_stores_its_numbers(stored, kernel):
+    rng = np.random.default_rng(3)
+    numbers = (-rng.exponential(1.0, (2, 3000))).astype(np.float32).astype(np.float64)
+    offsets = np.array([0, 2999, 3000])
+    rollout, train = numbers
+    plain = TraceBatch(offsets=offsets, rollout_logprobs=rollout, train_logprobs=train)
+    other = TraceBatch(
+        offsets=offsets, rollout_logprobs=stored(rollout), train_logprobs=stored(train)
+    )
+    expected = sum_sequences([plain], COLUMNS, Weights(), kernel=kernel)
+    found = sum_sequences([other], COLUMNS, Weights(), kernel=kernel)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_whole_numbers_as_limits_compile_nothing_anew():
+    from trbounds.metrics import numba_terms
+
+    batch = make_batch(np.array([0.5, -0.25]), np.array([2]))
+
+    def total(cap, floor):
+        weights = Weights(cap=cap, floor=floor)
+        return sum_sequences([batch], ["applied"], weights, kernel="numba")["applied"][0]
+
+    expected = total(2.0, 1.0)
+    compiled = len(numba_terms._pass.signatures)
+    assert total(2, 1) == expected
+    assert len(numba_terms._pass.signatures) == compiled

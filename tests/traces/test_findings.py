@@ -488,6 +488,26 @@ def test_bfloat16_log_probabilities_warn(columns, text, kernel):
     assert found["rounded_logprobs"].found.startswith(text)
 
 
+def test_every_token_is_looked_at_once():
+    """Digits of 60 tokens show no pattern, in sequences of one token each either."""
+    values = as_bfloat16(-np.linspace(0.5, 4.0, 60))
+    for length, count in ((1, 60), (2, 60), (3, 60), (4, 60), (6, 40)):
+        batch = TraceBatch(
+            offsets=np.arange(0, 61, length), rollout_logprobs=values, train_logprobs=values * 1.1
+        )
+        summary = TraceSummary.of(batch)
+        assert summary.counts["probed_tokens"] == count
+        assert summary.counts["rounded_rollout_logprobs"] == count
+        assert "rounded_logprobs" not in named(batch)
+
+
+def test_digits_are_seen_however_a_batch_stores_its_numbers():
+    batch = right()
+    rounded = as_bfloat16(batch.rollout_logprobs)
+    for stored in (rounded.astype(np.float32), rounded.astype(">f8")):
+        assert "rounded_logprobs" in named(replace(batch, rollout_logprobs=stored))
+
+
 def test_few_digits_of_certain_tokens_are_right():
     """Near certainty float32 log-probabilities are small multiples of 2^-24; zeros have none."""
     batch = right()

@@ -118,7 +118,7 @@ def _set_negative(x, out):  # type: ignore[no-untyped-def]
 
 @njit(**EXACT)
 def _set_terms(train, rollout, needed, limits, tile):  # type: ignore[no-untyped-def]
-    clamp, drop_above, low, high, masks, floor, cap = limits
+    clamp, drop_above, low, cap, below, masks = limits
     m = train.size
     set_log_ratio(train, rollout, tile[_D, :m])
     d, e, weight = tile[_D, :m], tile[_RATIO_MINUS_ONE, :m], tile[_WEIGHT, :m]
@@ -137,9 +137,9 @@ def _set_terms(train, rollout, needed, limits, tile):  # type: ignore[no-untyped
     if needed[_ABOVE]:
         _set_above(weight, cap, tile[_ABOVE, :m])
     if needed[_BELOW]:
-        _set_below(weight, floor, tile[_BELOW, :m])
+        _set_below(weight, below, tile[_BELOW, :m])
     if needed[_APPLIED]:
-        _set_applied(weight, low, high, masks, tile[_APPLIED, :m])
+        _set_applied(weight, low, cap, masks, tile[_APPLIED, :m])
     if needed[_APPLIED_SQUARE]:
         _set_square(tile[_APPLIED, :m], tile[_APPLIED_SQUARE, :m])
 
@@ -202,14 +202,14 @@ def sum_columns(
         needed[TERMS[other]] |= needed[TERMS[name]]
     starts = [0.0 if column.reduction == "sum" else column.empty for column in columns]
     out = np.repeat(np.array(starts)[:, None], offsets.size - 1, axis=1)
+    # Always floats: for another type everything would be compiled again.
     limits = (
         LOG_RATIO_CLAMP if weights.clamps else math.inf,
         LOG_LARGEST_FLOAT32 if weights.drops_overflow else math.inf,
-        -math.inf if weights.floor is None else weights.floor,
-        weights.cap,
+        -math.inf if weights.floor is None else float(weights.floor),
+        float(weights.cap),
+        float(weights.low),
         weights.masks,
-        weights.low,
-        weights.cap,
     )
     _pass(train, rollout, offsets, needed, limits, terms, reductions, out)
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,12 @@ def _sum_batch(
     batch: TraceBatch, columns: Mapping[str, Column], weights: Weights, *, compiled: bool
 ) -> SequenceSums:
     n = batch.n_sequences
+    # As the compiled loops have to have them, and float32 must not be summed up as such.
+    batch = replace(
+        batch,
+        rollout_logprobs=np.ascontiguousarray(batch.rollout_logprobs, dtype=np.float64),
+        train_logprobs=np.ascontiguousarray(batch.train_logprobs, dtype=np.float64),
+    )
     found = _sum_compiled(batch, columns, weights) if compiled else {}
     found |= _sum_blocks(
         batch, {name: columns[name] for name in columns if name not in found}, weights
@@ -159,8 +165,7 @@ def _sum_compiled(
     from trbounds.metrics.numba_terms import TERMS, sum_columns
 
     chosen = {name: column for name, column in columns.items() if column.term in TERMS}
-    rollout = np.ascontiguousarray(batch.rollout_logprobs)
-    train = np.ascontiguousarray(batch.train_logprobs)
+    rollout, train = batch.rollout_logprobs, batch.train_logprobs
     rows = sum_columns(rollout, train, batch.offsets, list(chosen.values()), weights)
     return dict(zip(chosen, rows, strict=True))
 

@@ -121,7 +121,7 @@ def parse(options: str, thresholds: str | float) -> tuple[Rejection, ...]:
     given = [part.strip() for part in str(thresholds).split(",") if part.strip()]
     if len(given) not in (1, len(names)):
         raise InputError(
-            f"found {len(given)} thresholds, expected 1 or {len(names)}, one for each rule",
+            f"found {len(given)} thresholds, expected one for all rules or for each: {len(names)}",
             field="rejection_threshold",
         )
     given *= len(names) // len(given)

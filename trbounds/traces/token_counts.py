@@ -134,7 +134,8 @@ def count_block(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Co
 def _probe(batch: TraceBatch) -> dict[str, Any]:
     """Count how many of a few tokens of every sequence have no more digits than a bfloat16."""
     lengths = batch.lengths[:, None]
-    places = (batch.offsets[:-1, None] + lengths * _EIGHTHS // 8)[lengths[:, 0] > 0].ravel()
+    # Each once, where a sequence has fewer than four tokens.
+    places = np.unique((batch.offsets[:-1, None] + lengths * _EIGHTHS // 8)[lengths[:, 0] > 0])
     rollout, train = batch.rollout_logprobs[places], batch.train_logprobs[places]
     # Near certainty a float32 has as few digits.
     uncertain = (rollout < CERTAIN) & (train < CERTAIN)
@@ -146,4 +147,4 @@ def _probe(batch: TraceBatch) -> dict[str, Any]:
 
 
 def _is_rounded(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray(values.view(np.int64) & _BELOW_BFLOAT16 == 0)
+    return np.asarray(values.astype(np.float64).view(np.int64) & _BELOW_BFLOAT16 == 0)
