@@ -403,6 +403,22 @@ def test_trl_cuts_ratios_beyond_every_number():
     assert uncapped["sampling/importance_sampling_ratio/max"] == math.inf
 
 
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_lowest_training_log_probability_gives_infinities_and_no_warning(framework, kernel):
+    batch = TraceBatch(
+        offsets=np.array([0, 1, 2, 4]),
+        rollout_logprobs=np.full(4, -1.0),
+        train_logprobs=np.array([-1e4, -1.0, -1.5, -0.5]),
+    )
+    (found,) = framework_metrics([batch], framework, kernel=kernel)
+    assert not any(map(math.isnan, found.values.values()))
+    if framework == "verl":
+        assert found.values["rollout_corr/training_ppl"] == math.inf
+        assert found.values["rollout_corr/ppl_ratio"] == math.inf
+        assert math.isnan(found.standard_errors["rollout_corr/training_ppl"])
+
+
 @pytest.mark.parametrize("d", [-8.0, -20.0, -30.0, -45.0, -300.0])
 def test_small_weights_have_all_their_digits(d):
     batch = TraceBatch(

@@ -111,8 +111,10 @@ def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float
     train, rollout = sums.sequence_mean("train"), sums.sequence_mean("rollout")
     difference = rollout - train
     sequence = np.clip(sums["log_ratio"], -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
+    with np.errstate(over="ignore"):
+        training_ppl, ppl_ratio = np.exp(-train).mean(), np.exp(difference).mean()
     found = {
-        "training_ppl": np.exp(-train).mean(),
+        "training_ppl": training_ppl,
         "training_log_ppl": (-train).mean(),
         "kl": -sums.token_mean("log_ratio"),
         "k3_kl": sums.token_mean("k3"),
@@ -122,7 +124,7 @@ def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float
         "log_ppl_abs_diff": np.abs(difference).mean(),
         "log_ppl_diff_max": difference.max(),
         "log_ppl_diff_min": difference.min(),
-        "ppl_ratio": np.exp(difference).mean(),
+        "ppl_ratio": ppl_ratio,
         "chi2_token": sums.token_mean("clamped_chi2"),
         "chi2_seq": np.expm1(2 * sequence).mean(),
     }
