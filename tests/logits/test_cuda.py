@@ -374,6 +374,19 @@ def test_the_lowest_float64_is_probability_zero(stand_in, precision, tolerance) 
 
 
 @needs_compiler
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize("low", [-2e4, -1e30])
+def test_a_token_that_train_all_but_excludes(stand_in, low, precision, tolerance) -> None:
+    """Its share of the KL is huge, and none of the reverse KL."""
+    rng = np.random.default_rng(13)
+    x = rng.normal(size=(2, 5000)).astype(np.float32)
+    y = (x + 0.1 * rng.normal(size=x.shape)).astype(np.float32)
+    y[:, -3:] = low
+    columns = cuda.cuda_row_sums(x, y, precision=precision)
+    assert_columns(columns.T, divergences(x, y), tolerance)
+
+
+@needs_compiler
 def test_policies_of_two_dtypes_stay_on_the_host_unless_asked(stand_in, monkeypatch) -> None:
     rng = np.random.default_rng(12)
     x = rng.normal(size=(2, 5000)).astype(np.float32)

@@ -23,9 +23,9 @@
 
 typedef decltype(VALUE() + REAL()) Wide;  // in which differences of logits are taken
 
-// Sums over tokens of m, m t, m (e - d), m e d, |m e|, m sign(e), m e, m e^2, and of what only pi
-// and only mu gives mass; maxima of d and of -d; and how many tokens are listed.
-enum { MASS, WEIGHTED, KL, PRODUCT, ABSOLUTE, SIGNED, EXCESS, SQUARE, GAINED, LOST, ADDED };
+// Sums over tokens of m, m t, m (e - d), m (e d - e + d), |m e|, m sign(e), m e, m e^2, and of what
+// only pi and only mu gives mass; maxima of d and of -d; and how many tokens are listed.
+enum { MASS, WEIGHTED, KL, REVERSE, ABSOLUTE, SIGNED, EXCESS, SQUARE, GAINED, LOST, ADDED };
 enum { HIGHEST = ADDED, DEEPEST, LISTED, SUMS };
 
 // What the terms of the second pass are relative to; in shared memory, for the sake of registers.
@@ -131,7 +131,7 @@ __device__ __forceinline__ void add(REAL m, REAL t, REAL d, REAL e, REAL more, R
   sums[MASS] += m;
   sums[WEIGHTED] += m * t;
   sums[KL] += m * more;
-  sums[PRODUCT] += difference * d;
+  sums[REVERSE] += difference * d;  // the KL is taken off at the end
   sums[ABSOLUTE] += fabs(difference);
   sums[SIGNED] += copysign(m, e);
   sums[EXCESS] += difference;
@@ -141,9 +141,9 @@ __device__ __forceinline__ void add(REAL m, REAL t, REAL d, REAL e, REAL more, R
 }
 
 // Add, in double, a token that one policy cannot produce, or whose ratio has powers that overflow
-// REAL.
+// REAL. Its share of the KL, which may be so large that the reverse KL would drown in it, is apart.
 __device__ void add_unusual(double a, double b, double peak, double shift, REAL* sums,
-                            double* far_square) {
+                            double* far_kl, double* far_square) {
   const bool in_mu = a > -INFINITY_D, in_pi = b > -INFINITY_D;
   const double t = a - peak, d = (b - a) - shift;
   const double m = in_mu ? exp(t) : 0.0, pi = in_pi ? exp(b - peak - shift) : 0.0;
@@ -154,8 +154,8 @@ __device__ void add_unusual(double a, double b, double peak, double shift, REAL*
   sums[EXCESS] += difference;
   if (in_mu) sums[WEIGHTED] += m * t;
   if (in_mu && in_pi) {
-    sums[KL] += difference - m * d;
-    sums[PRODUCT] += difference * d;
+    *far_kl += difference - m * d;
+    sums[REVERSE] += pi * d - difference;
     *far_square += exp(t + 2.0 * d) - 2.0 * pi + m;  // may be beyond what REAL holds
     sums[HIGHEST] = fmax((double)sums[HIGHEST], d);
     sums[DEEPEST] = fmax((double)sums[DEEPEST], -d);
@@ -179,7 +179,7 @@ __device__ double finish(const double* s, const Frame& frame, double crossing, l
   const double above = tiny ? half * (1.0 - excess / 1.5) : excess - change;
   const double below = tiny ? half * (1.0 - excess / 0.75) : change - excess / rise;
   const double kl = (s[KL] + s[GAINED]) / mass - above;
-  const double reverse = (s[PRODUCT] - s[KL] + s[LOST]) / mass / rise - below;
+  const double reverse = (s[REVERSE] + s[LOST]) / mass / rise - below;
   const double tv = 0.5 * (s[ABSOLUTE] - excess * s[SIGNED] + crossing) / mass / rise;
   const double chi2 = (square - excess * excess) / rise / rise;
   const double norm = frame.peak + log(mass);

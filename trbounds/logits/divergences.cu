@@ -180,7 +180,7 @@ __device__ void take_sums(const Slice& slice, const Frame* frame, unsigned int* 
                           double* exchange, double* share) {
   REAL local[SUMS] = {};  // about a hundred terms each: float is enough for them
   local[HIGHEST] = local[DEEPEST] = -INFINITY_D;
-  double far_square = 0.0;
+  double far_kl = 0.0, far_square = 0.0;
   const Wide peak = frame->top;
   const REAL high = frame->high, low = frame->low, border = frame->border;
   const REAL limit = sizeof(REAL) == 8 ? 300 : 20;  // of |d|, well before e^2 overflows
@@ -211,13 +211,16 @@ __device__ void take_sums(const Slice& slice, const Frame* frame, unsigned int* 
           const REAL t = below_peak(a, peak), e = expm1(d);
           add(exponential(t), t, d, e, e - d, local);
         } else {
-          add_unusual(a, b, frame->peak, frame->shift + frame->correction, local, &far_square);
+          add_unusual(a, b, frame->peak, frame->shift + frame->correction, local, &far_kl,
+                      &far_square);
         }
       }
     }
   }
   double sums[SUMS];
   for (int k = 0; k < SUMS; ++k) sums[k] = local[k];
+  sums[REVERSE] -= sums[KL];
+  sums[KL] += far_kl;
   sums[SQUARE] += far_square;
   reduce(sums, ADDED, exchange);
   if (threadIdx.x == 0) {
