@@ -442,6 +442,8 @@ def test_steps_are_the_metrics_of_their_sequences(framework):
     batch = make_batch(5)
     by_step = framework_metrics([batch], framework, by_step=True)
     assert [part.step for part in by_step] == [0, 1, 2]
+    (without,) = framework_metrics([replace(batch, step=None)], framework, by_step=True)
+    assert without.to_dict()["step"] is None
     for part in by_step:
         alone = values_of(batch.select(batch.step == part.step), framework)
         assert part.values == pytest.approx(alone)

@@ -79,7 +79,7 @@ class FrameworkMetrics:
     Parameters
     ----------
     step : int or None
-        Training step; None for a whole trace.
+        Training step; None for a whole trace, and for sequences without one.
     n_sequences : int
         Sequences it is made of.
     values : mapping of str to float
@@ -129,8 +129,8 @@ def framework_metrics(
     framework : str
         A key of :data:`FRAMEWORKS`.
     by_step : bool
-        One result per training step (-1: sequences without one), as dashboards show them, instead
-        of one of the whole trace.
+        One result per training step (None: sequences without one), as dashboards show them,
+        instead of one of the whole trace.
     cap, floor, level : float, float and str, optional
         The framework's setting of importance weights: verl's ``rollout_is_threshold``, its lower
         number if it has two, and ``rollout_is``; TRL's ``vllm_importance_sampling_clip_max``,
@@ -201,7 +201,7 @@ def framework_metrics(
     if not by_step:
         return [result(sums, None)]
     return [
-        result(sums.select(sums.step == step), int(step))
+        result(sums.select(sums.step == step), int(step) if step >= 0 else None)
         for step in np.unique(sums.step)
         if sums.length[sums.step == step].any()
     ]
