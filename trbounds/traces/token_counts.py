@@ -134,8 +134,9 @@ def count_block(tokens: TokenCounts, batch: TraceBatch, block: TraceBatch) -> Co
 def _probe(batch: TraceBatch) -> dict[str, Any]:
     """Count how many of a few tokens of every sequence have no more digits than a bfloat16."""
     lengths = batch.lengths[:, None]
-    # Each once, where a sequence has fewer than four tokens.
-    places = np.unique((batch.offsets[:-1, None] + lengths * _EIGHTHS // 8)[lengths[:, 0] > 0])
+    places = (batch.offsets[:-1, None] + lengths * _EIGHTHS // 8)[lengths[:, 0] > 0].ravel()
+    # Each once, where a sequence has fewer than four tokens; np.unique would not see the order.
+    places = places[np.diff(places, prepend=-1) > 0]
     rollout, train = batch.rollout_logprobs[places], batch.train_logprobs[places]
     # Near certainty a float32 has as few digits.
     uncertain = (rollout < CERTAIN) & (train < CERTAIN)
