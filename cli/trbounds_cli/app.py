@@ -105,7 +105,7 @@ def _by_option(problem: InputError, command: Any) -> InputError:
 
 def _way_on(problem: InputError) -> str:
     # Rewards, by the name that the format has for them.
-    if problem.field in ("reward", "rewards"):
+    if problem.field in ("reward", "rewards") and "expected a number in" in problem.problem:
         return " (see --reward-range)"
     # Notes are on faults of records and files that reading can go on after.
     return " (--on-error skip leaves it out)" if getattr(problem, "__notes__", ()) else ""

@@ -140,3 +140,6 @@ def test_other_rewards_name_the_option_that_says_their_range(trbounds, tmp_path)
     assert refused.err.startswith("trbounds: error: field '--reward-range': found (-1.0, 1.0)")
     assert refused.err.endswith("give the range that the summary was made with\n")
     assert trbounds("verify", saved, "--reward-range", "-1", "1").code == 0
+    # It is no way on where a reward is none.
+    logs.write_text(json.dumps({**row, "reward": "high"}) + "\n")
+    assert trbounds("verify", str(logs)).err.endswith("(--on-error skip leaves it out)\n")

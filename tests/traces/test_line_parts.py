@@ -277,6 +277,24 @@ def test_a_field_that_few_records_have_is_their_fault(
 
 
 @pytest.mark.parametrize("size", [1, 1 << 30])
+@pytest.mark.parametrize(
+    ("form", "rare", "value"),
+    [("canonical-jsonl", "temperature", 1.0), ("prime-rl", "rewards", [0.5])],
+)
+def test_lines_after_a_damaged_one_count_for_what_most_have(
+    tmp_path, monkeypatch, form, rare, value, size
+):
+    made = rows(form, 8)
+    made[0][rare] = value
+    lines = [json.dumps(row) for row in made]
+    lines[2] = "{"
+    path = write(tmp_path / "a.jsonl", lines)
+    cut(monkeypatch, size)
+    with pytest.raises(InputError, match=f"record 0, field '{rare}': {_NOT_IN_MOST}"):
+        summarize(path)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 30])
 def test_a_mask_has_one_name_in_each_record(tmp_path, monkeypatch, size):
     made = rows("canonical-jsonl", 8)
     for index, row in enumerate(made):

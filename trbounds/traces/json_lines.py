@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +107,12 @@ def _first_fault_first(
     lines: list[bytes], first: int, file: str, options: ReadOptions, build: Build
 ) -> TraceBatch | None:
     try:
-        return build(*_decode_all(lines, first, file, options), options)
+        try:
+            decoded = _decode_all(lines, first, file, options)
+        except InputError:
+            _look_at_all(lines, first, file, options, build)
+            raise
+        return build(*decoded, options)
     except InputError as error:
         if error.record is not None and error.record > first:
             # Faults of one kind are looked for in all lines before those of the next kind: an
@@ -116,6 +123,15 @@ def _first_fault_first(
                 if earlier.record is not None:
                     raise earlier from None
         raise
+
+
+def _look_at_all(
+    lines: list[bytes], first: int, file: str, options: ReadOptions, build: Build
+) -> None:
+    """Have `build` see the good lines after a bad one too: most of all say which fields to read."""
+    quiet = replace(options, on_error="skip", on_skip=lambda error: None)
+    with suppress(InputError):
+        build(*_decode_all(lines, first, file, quiet), quiet)
 
 
 def _decode_all(
