@@ -206,6 +206,26 @@ def test_what_was_returned_does_not_change_when_batches_are_added(kernel):
     assert_same(summary, merged)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.astype(np.float32),
+        lambda values: values.astype(">f8"),
+        lambda values: np.repeat(values, 2)[::2],
+    ],
+    ids=["float32", "big-endian", "strided"],
+)
+def test_arrays_of_a_caller_need_not_be_float64(change, kernel):
+    names = ("rollout_logprobs", "train_logprobs", "kl", "tv", "chi2", "entropy")
+    batch = make([3, 0, 700, 40])
+    batch = replace(
+        batch, **{n: getattr(batch, n).astype(np.float32).astype(np.float64) for n in names}
+    )
+    other = replace(batch, **{name: change(getattr(batch, name)) for name in names})
+    assert_same(*(TraceSummary.of(each, kernel=kernel) for each in (batch, other)))
+
+
 def test_choice_of_the_kernel(monkeypatch):
     assert not uses_numba("numpy", 10**9)
     assert uses_numba("numba", 0)

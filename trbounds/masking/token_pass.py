@@ -60,7 +60,7 @@ def blocks_of(summary: TraceSummary, batches: Iterable[TraceBatch]) -> Iterator[
             raise InputError("found other files than in the summary: the trace changed")
         first, last = ends[number[joined.file]], ends[number[joined.file] + 1]
         for whole in joined.slices(_BLOCK_TOKENS):
-            batch = whole.counted()
+            batch = whole.counted().in_float64()
             records = table["record"][first:last]
             # What is beyond the end is compared with the last record, which is another.
             place = np.searchsorted(records, batch.record_numbers)

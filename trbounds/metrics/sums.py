@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ def sum_sequences(
         n_tokens += batch.n_tokens
         compiled = uses_numba(kernel, n_tokens)
         parts += [
-            _sum_batch(part.counted(), wanted, weights, compiled=compiled)
+            _sum_batch(part.counted().in_float64(), wanted, weights, compiled=compiled)
             for part in batch.slices(_COUNTED)
         ]
     if not sum(int(part.length.sum()) for part in parts):
@@ -140,12 +140,6 @@ def _sum_batch(
     batch: TraceBatch, columns: Mapping[str, Column], weights: Weights, *, compiled: bool
 ) -> SequenceSums:
     n = batch.n_sequences
-    # As the compiled loops have to have them, and float32 must not be summed up as such.
-    batch = replace(
-        batch,
-        rollout_logprobs=np.ascontiguousarray(batch.rollout_logprobs, dtype=np.float64),
-        train_logprobs=np.ascontiguousarray(batch.train_logprobs, dtype=np.float64),
-    )
     found = _sum_compiled(batch, columns, weights) if compiled else {}
     found |= _sum_blocks(
         batch, {name: columns[name] for name in columns if name not in found}, weights

@@ -190,7 +190,7 @@ class MismatchSummary:
         """
         out = cls(logit_error=logit_error)
         squares = _checked_squares(square_sums, batch)
-        counted = batch.counted()
+        counted = batch.counted().in_float64()
         start = 0
         for block in counted.slices(_BLOCK_TOKENS):
             stop = start + block.n_tokens

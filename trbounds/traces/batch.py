@@ -24,6 +24,8 @@ TOKEN_FIELDS = (
 )
 """Fields of a batch with one entry per token."""
 
+_FLOATS = ("rollout_logprobs", "train_logprobs", "kl", "tv", "chi2", "entropy")
+
 SEQUENCE_FIELDS = (
     "reward",
     "seq_id",
@@ -255,6 +257,19 @@ class TraceBatch:
             offsets=offsets_of(lengths),
             **{**tokens, "mask": None, "positions": positions[keep]},
         )
+
+    def in_float64(self) -> TraceBatch:
+        """Convert log-probabilities and divergences to contiguous float64.
+
+        Returns
+        -------
+        TraceBatch
+            ``self`` where they are, as readers give them; arrays of a caller need not be.
+        """
+        floats = self._map(_FLOATS, lambda values: np.ascontiguousarray(values, dtype=np.float64))
+        if all(values is getattr(self, name) for name, values in floats.items()):
+            return self
+        return replace(self, **floats)
 
     def slices(self, max_tokens: int) -> Iterator[TraceBatch]:
         """Cut into batches of whole sequences, each of about ``max_tokens`` tokens or fewer.

@@ -100,7 +100,7 @@ class _Pass:
         for name in ("kl", "tv", "chi2", "entropy"):
             values = getattr(batch, name)
             if values is not None:
-                self._column(name, np.ascontiguousarray(values))
+                self._column(name, values)
         above = self._between_columns() if batch.n_tokens else 0
         self._path()
         if block.mask is not None:
@@ -110,8 +110,7 @@ class _Pass:
 
     def _logs(self) -> tuple[Floats, Floats, NDArray[np.int64]]:
         batch = self.batch
-        rollout = np.ascontiguousarray(batch.rollout_logprobs)
-        return rollout, np.ascontiguousarray(batch.train_logprobs), batch.offsets
+        return batch.rollout_logprobs, batch.train_logprobs, batch.offsets
 
     def _histogram(self, name: str) -> NDArray[np.int64]:
         return self.parts.histograms.setdefault(name, Histogram()).counts

@@ -104,4 +104,4 @@ def token_histograms(terms: TokenTerms) -> dict[str, Histogram]:
         column = getattr(batch, name)
         if column is not None:
             values[name] = column
-    return {name: Histogram.of(np.ascontiguousarray(column)) for name, column in values.items()}
+    return {name: Histogram.of(column) for name, column in values.items()}

@@ -172,6 +172,7 @@ class TraceSummary:
                 self.absorb(part)
 
     def _add_block(self, block: TraceBatch, *, compiled: bool) -> None:
+        block = block.in_float64()
         batch = block.counted()
         parts = BlockParts(self.positions, self.stopped, self.extremes, self.histograms, self.pairs)
         table, counts = (

@@ -148,4 +148,4 @@ def _probe(batch: TraceBatch) -> dict[str, Any]:
 
 
 def _is_rounded(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray(values.astype(np.float64).view(np.int64) & _BELOW_BFLOAT16 == 0)
+    return np.asarray(values.view(np.int64) & _BELOW_BFLOAT16 == 0)
