@@ -79,6 +79,13 @@ def test_latex_keeps_the_blanks_of_prose() -> None:
     assert written == r"\mathbb{E} [\Delta  | i\text{ sampled from }q]\text{ to order }s^2"
 
 
+def test_latex_subscripts_words_as_a_whole() -> None:
+    written = latex(sp.Symbol("TV(P_pruned,P_full) <= E_mu[x]"))
+    assert written == (
+        r"\mathrm{TV}(P_{\mathrm{pruned}},P_{\mathrm{full}}) \le  \mathbb{E} _{\mu}[x]"
+    )
+
+
 def test_latex_draws_roots_together() -> None:
     assert latex(sp.sqrt((T - t) * delta / 2)) == r"\sqrt{\frac{\delta \left(T - t\right)}{2}}"
 

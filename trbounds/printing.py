@@ -333,6 +333,6 @@ def _translate(name: str) -> str:
         elif part != r"\prime":
             parts[i] = re.sub(r"[A-Za-z]+", word, part)
     out = "".join(parts)
-    out = re.sub(r"_(\\[a-z]+) ?", r"_{\1}", out)
+    out = re.sub(r"_(\\[a-z]+(?:\{[a-z]+\})?) ?", r"_{\1}", out)
     out = out.replace(">=", r"\ge ").replace("<=", r"\le ")
     return out.strip()
