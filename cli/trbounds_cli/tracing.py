@@ -57,7 +57,8 @@ def read_summary(
                 paths, form, reward_range=reward_range, on_error=on_error, on_progress=show
             )
     except InputError as error:
-        if error.field == "reward_range" and any(path.endswith(".tbs") for path in paths):
+        merged = error.file is None and any(path.endswith(".tbs") for path in paths)
+        if error.field == "reward_range" and merged:
             problem = f"{error.problem}: give the range that the summary was made with"
             raise InputError(problem, field="--reward-range") from None
         raise

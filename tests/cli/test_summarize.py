@@ -1,6 +1,7 @@
 """``trbounds summarize`` and ``trbounds convert``."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,19 @@ def test_other_rewards_name_the_option_that_says_their_range(trbounds, tmp_path)
     # It is no way on where a reward is none.
     logs.write_text(json.dumps({**row, "reward": "high"}) + "\n")
     assert trbounds("verify", str(logs)).err.endswith("(--on-error skip leaves it out)\n")
+
+
+def test_a_range_that_a_summary_states_is_a_fault_of_its_file(trbounds, tmp_path):
+    saved = tmp_path / "run.tbs"
+    assert trbounds("summarize", example_path(), "-o", str(saved)).code == 0
+    with zipfile.ZipFile(saved) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    document = {**json.loads(members["summary.json"]), "reward_range": [0, 1e200]}
+    members["summary.json"] = json.dumps(document).encode()
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    outcome = trbounds("verify", str(saved))
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"trbounds: error: {saved}, field 'reward_range': found (0, 1e+")
+    assert "--reward-range" not in outcome.err
