@@ -24,7 +24,7 @@ __all__ = [
 #: Fields a bound can be solved for.
 SOLVABLE = ("kl_max", "kl_seq", "chi2_max", "tv_max", "tv_seq", "chi2_path_max", "kl_path_max")
 
-#: Horizons beyond this are not spread out over positions while solving.
+#: Horizons beyond this are not spread out over positions.
 LONGEST_SPREAD = 1_000_000
 
 _SMALLEST, _LARGEST = 1e-280, 1e3

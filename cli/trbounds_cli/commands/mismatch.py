@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from trbounds.mismatch import MismatchBin, MismatchSummary
     from trbounds.traces import TraceBatch
 
-# Horizons up to this are spread out over positions, which the adaptive bounds need.
-_LONGEST = 1_000_000
 # 1 - p and its logarithm decide the envelope near p = 1, p and its logarithm near 0.
 _TAIL = (1e-12, 1e-6, 1e-3, 0.1)
 
@@ -118,9 +116,12 @@ def command(
 
 def _show(logit_error: float, T: int, known: dict[str, Any], *, as_json: bool) -> None:
     from trbounds.mismatch import profile_from_logit_error
+    from trbounds.solve import LONGEST_SPREAD
     from trbounds_cli.assessments import assess_all, print_assessments, profile_document
 
-    profile = profile_from_logit_error(logit_error, T, positions=T <= _LONGEST, **known)
+    # The adaptive bounds need positions.
+    spread = T <= LONGEST_SPREAD
+    profile = profile_from_logit_error(logit_error, T, positions=spread, **known)
     envelope = _envelope(logit_error)
     names = ("tv_max", "kl_max", "chi2_max", "log_ratio_max")
     caps = {name: float(getattr(profile, name)) for name in names}
