@@ -77,7 +77,8 @@ class Curve:
     values : array
         The bound at each horizon, in reward units.
     slope : float
-        Growth at the last horizon: the power of T over the last factor of two.
+        Growth at the last horizon: the power of T over the last factor of two; inf from 0, as many
+        bounds are at T = 1.
     """
 
     key: str
@@ -98,7 +99,7 @@ class Row:
     value : float
         In reward units.
     slope : float
-        Power of T by which it grows there.
+        Power of T by which it grows there; inf from 0.
     informative : bool
         Whether it lies below the width of the reward range.
     """
@@ -193,7 +194,8 @@ def data(T: int = 8192, *, bounds: Sequence[str] | None = None, **known: Any) ->
         )
         if drawn and 0 < values[-1] <= _LARGEST_DRAWN:
             ends = np.broadcast_to(np.asarray(bound.evaluate(last)), (2,))
-            slope = float(np.log(ends[1] / ends[0]) / np.log(T / max(1.0, T // 2)))
+            growth = ends[1] / ends[0] if ends[0] > 0 else np.inf
+            slope = float(np.log(growth) / np.log(T / max(1.0, T // 2)))
             curves.append(Curve(bound.key, bound.title, bound.source.is_paper, values, slope))
     if not curves:
         raise InputError(
@@ -226,6 +228,8 @@ def _usual(profile: DivergenceProfile, point: dict[str, float]) -> list[str]:
 
 def power_of_T(slope: float) -> str:
     """Write a growth: ``$T^{1.5}$``; a quarter power where the slope is within 0.03 of one."""
+    if np.isinf(slope):
+        return "from 0"
     quarter = round(4 * slope) / 4
     power = quarter if abs(slope - quarter) <= 0.03 else round(slope, 1)
     if power == 0:

@@ -83,6 +83,16 @@ def test_growth_in_words(slope: float, text: str) -> None:
     assert horizon.power_of_T(slope) == text
 
 
+@pytest.mark.parametrize("T", [2, 3])
+def test_a_bound_that_is_0_at_half_the_horizon(T: int) -> None:
+    """Of one token the surrogate is exact, as most bounds know; from 0 there is no power of T."""
+    found = horizon.data(T, kl_max=1e-4, chi2_max=1e-3)
+    slopes = {curve.key: curve.slope for curve in found.curves}
+    assert slopes["chi2_second_order"] == math.inf
+    assert horizon.power_of_T(math.inf) == "from 0"
+    render("horizon", found).canvas.draw()
+
+
 def test_given_divergences_replace_the_headline_point() -> None:
     found = horizon.data(64, kl_max=1e-3)
     assert found.point == {"kl_max": 1e-3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -73,9 +74,10 @@ def command(
     print_table(
         f"Bounds on |Error| at T = {T} ({point})",
         ["bound", "value>", "growth>", "informative", "source"],
-        [
-            [r.key, number(r.value), f"T^{r.slope:.2f}", yes_no(r.informative), r.source]
-            for r in rows
-        ],
+        [[r.key, number(r.value), _growth(r.slope), yes_no(r.informative), r.source] for r in rows],
         [f"informative: below the width of the reward range, {number(data.reward_width)}"],
     )
+
+
+def _growth(slope: float) -> str:
+    return f"T^{slope:.2f}" if math.isfinite(slope) else "from 0"
