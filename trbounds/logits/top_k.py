@@ -6,7 +6,7 @@ a sum of non-negative terms, so that leaving a term out keeps it a lower bound. 
 logged tokens A with mass a and the other tokens B with mass b, of which the other one holds at most
 what it did not log, v and u, and a b > u v, two merged tokens of masses (a, v) and (u, b) say more:
 divergences are jointly convex and homogeneous, so they are least at these ends. For the total
-variation the rest adds at most half of what both policies left unlogged, which gives an upper
+variation the rest adds at most half of what both policies have outside S, which gives an upper
 bound; KL and χ² have none, since a token outside S may have any ratio.
 
 A logged log-probability l stands for every number within max(10, |l|) 2^-bits of it, with the bits
