@@ -99,6 +99,17 @@ def test_huge_ratios_neither_overflow_nor_lose_accuracy() -> None:
     assert float(divergences(x, y).chi2) == pytest.approx(float(reference(x, y)["chi2"]), rel=1e-12)
 
 
+@pytest.mark.parametrize("masked", [-1e300, float(np.finfo(np.float64).min)])
+def test_the_lowest_float_as_a_mask_is_probability_zero(masked: float) -> None:
+    x = np.array([1.0, 0.5, -2.0, 0.3])
+    without = np.where(np.arange(4) == 2, masked, x)
+    for pair, limit in (((without, x), math.inf), ((x, without), None)):
+        found = divergences(*pair)
+        infinite = divergences(*(np.where(side == masked, -np.inf, side) for side in pair))
+        assert float(found.tv) == pytest.approx(float(infinite.tv), rel=1e-14)
+        assert float(found.chi2) == pytest.approx(limit or float(infinite.chi2), rel=1e-14)
+
+
 def test_chi2_is_finite_up_to_the_largest_float() -> None:
     """mu = exp(-r) against 1/2: chi2 = (e^r + 1 + e^-r + ...)/4, which overflows beyond r = 711."""
     r = np.array([650.0, 709.0, 711.0, 712.0])

@@ -200,7 +200,9 @@ def _chi2(r: Ratio) -> Any:
     xp = r.xp
     rise = xp.expm1(xp.where(r.close, r.log_ratio, xp.zeros_like(r.log_ratio)))
     # pi^2/mu through logarithms: mu alone may underflow, or pi/mu overflow.
-    exponent = xp.where(r.shared & ~r.close, r.log_mu + 2.0 * r.log_ratio, xp.zeros_like(r.mu))
+    # One after the other, because twice the largest float overflows.
+    far_ratio = xp.where(r.close, xp.zeros_like(r.mu), r.log_ratio)
+    exponent = (r.log_mu + far_ratio) + far_ratio
     overflow = exponent > 709.78
     square = xp.exp(xp.where(overflow, xp.zeros_like(exponent), exponent))
     square = xp.where(overflow, xp.full_like(square, math.inf), square)
