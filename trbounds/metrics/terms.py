@@ -111,12 +111,12 @@ class Block:
         """``e^d - 1 - d`` of the clamped ``d``."""
         return k3_of(self.clamped_d, np.expm1(self.clamped_d))
 
-    @property
+    @cached_property
     def clamped_k1(self) -> Floats:
         """``-d`` of the clamped ``d``."""
         return -self.clamped_d
 
-    @property
+    @cached_property
     def clamped_k2(self) -> Floats:
         """``d^2 / 2`` of the clamped ``d``."""
         out = self.clamped_d * self.clamped_d

@@ -108,10 +108,6 @@ class _Pass:
         table = SequenceTable.from_statistics(batch, self.columns)
         return table, counts._replace(kl_above_log_chi2=above)
 
-    def _logs(self) -> tuple[Floats, Floats, NDArray[np.int64]]:
-        batch = self.batch
-        return batch.rollout_logprobs, batch.train_logprobs, batch.offsets
-
     def _histogram(self, name: str) -> NDArray[np.int64]:
         return self.parts.histograms.setdefault(name, Histogram()).counts
 
@@ -121,11 +117,11 @@ class _Pass:
         n, parts = self.batch.n_sequences, self.parts
         positions = parts.positions
         sums, ends = np.zeros((n, 6)), np.empty((n, 3))
-        rollout, train, offsets = self._logs()
+        rollout, train = self.batch.rollout_logprobs, self.batch.train_logprobs
         found = ratio_pass(
             rollout,
             train,
-            offsets,
+            self.batch.offsets,
             (LOG_WEIGHT_CAP, CERTAIN),
             sums,
             ends,
@@ -218,17 +214,16 @@ class _Pass:
     def _path(self) -> None:
         from trbounds.traces.numba_kernels import path_pass
 
-        chi2, stopped = self.batch.chi2, self.parts.stopped
-        if chi2 is None:
+        batch, stopped = self.batch, self.parts.stopped
+        if batch.chi2 is None:
             return
-        residual = np.empty(self.batch.n_sequences)
-        rollout, train, offsets = self._logs()
-        stopped.n_sequences += self.batch.n_sequences
+        residual = np.empty(batch.n_sequences)
+        stopped.n_sequences += batch.n_sequences
         path_pass(
-            rollout,
-            train,
-            chi2,
-            offsets,
+            batch.rollout_logprobs,
+            batch.train_logprobs,
+            batch.chi2,
+            batch.offsets,
             LOG_WEIGHT_CAP,
             BUDGETS,
             residual,

@@ -41,7 +41,6 @@ COUNTS = {
 CERTAIN = -0.1
 """A log-probability of 0 under one policy is a filler if the other's is below this."""
 
-
 _EIGHTHS = np.array([1, 3, 5, 7])
 """Where in a sequence digits are looked at."""
 

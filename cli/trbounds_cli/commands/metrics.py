@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isnan
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -91,18 +91,19 @@ def command(
     from trbounds.metrics import FRAMEWORKS, framework_metrics
     from trbounds_cli.tracing import read_batches, read_summary
 
+    settings: dict[str, Any] = {
+        "cap": cap,
+        "floor": floor,
+        "level": level,
+        "rejection": rejection,
+        "rejection_threshold": rejection_threshold,
+    }
     if framework == "trbounds":
-        for option, given in (
-            ("--by-step", by_step or None),
-            ("--cap", cap),
-            ("--floor", floor),
-            ("--level", level),
-            ("--rejection", rejection),
-            ("--rejection-threshold", rejection_threshold),
-        ):
+        for name, given in {"by_step": by_step or None, **settings}.items():
             if given is not None:
-                where = ": see trbounds steps" if option == "--by-step" else ""
-                raise InputError(f"goes with a framework's metrics alone{where}", field=option)
+                where = ": see trbounds steps" if name == "by_step" else ""
+                problem = f"goes with a framework's metrics alone{where}"
+                raise InputError(problem, field=_option(name))
         summary = read_summary(
             traces, example=example, form=form, reward_range=reward_range, on_error=on_error
         )
@@ -115,21 +116,11 @@ def command(
         traces, example=example, form=form, reward_range=reward_range, on_error=on_error
     )
     try:
-        found = framework_metrics(
-            batches,
-            framework,
-            by_step=by_step,
-            cap=cap,
-            floor=floor,
-            level=level,
-            rejection=rejection,
-            rejection_threshold=rejection_threshold,
-        )
+        found = framework_metrics(batches, framework, by_step=by_step, **settings)
     except InputError as error:
-        # Parameters are named after the option that sets them.
-        if error.field not in _SETTINGS:
+        if error.field not in settings:
             raise
-        raise InputError(error.problem, field=f"--{error.field.replace('_', '-')}") from None
+        raise InputError(error.problem, field=_option(error.field)) from None
     if json:
         print_json({"framework": framework, "results": [part.to_dict() for part in found]})
         return
@@ -148,7 +139,9 @@ def command(
         )
 
 
-_SETTINGS = ("cap", "floor", "level", "rejection", "rejection_threshold")
+def _option(parameter: str) -> str:
+    """Name the option that sets a parameter."""
+    return f"--{parameter.replace('_', '-')}"
 
 
 def _show_steps(framework: str, found: Sequence[FrameworkMetrics]) -> None:
