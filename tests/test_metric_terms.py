@@ -78,6 +78,19 @@ def test_a_close_sequence_beside_one_that_is_not(kernel):
     np.testing.assert_allclose(found["k3"], exact(batch, EXACT["k3"]), rtol=2e-11)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("size", [1.3e-3, 1.5e-3, 0.02])
+def test_long_sequences_of_log_ratios_of_one_sign(size, kernel):
+    """On both sides of where k3 begins to be summed as the difference of two sums."""
+    rng = np.random.default_rng(2)
+    lengths = np.full(3, 3000)
+    sign = np.repeat([1.0, -1.0, 1.0], lengths)
+    batch = make_batch(sign * size * rng.uniform(0.9, 1.1, sign.size), lengths)
+    found = sum_sequences([batch], ["k3", "clamped_chi2"], Weights(), kernel=kernel)
+    for name in ("k3", "clamped_chi2"):
+        np.testing.assert_allclose(found[name], exact(batch, EXACT[name]), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     "weights",
     [

@@ -109,7 +109,12 @@ def values_of(batch, framework, **settings):
         framework_metrics([batch], framework, kernel=kernel, **settings)[0].values
         for kernel in ("numpy", "numba")
     )
-    assert compiled == pytest.approx(found, rel=1e-10, abs=1e-13, nan_ok=True)
+    assert compiled.keys() == found.keys()
+    # prime-rl's standard deviation is a difference of sums, good to 1e-7 of the mean.
+    rough = {"mismatch_kl/all/std": 1e-7 * found.get("mismatch_kl/all/mean", 0.0)}
+    for name, value in found.items():
+        expected = pytest.approx(value, rel=1e-10, abs=rough.get(name, 1e-13), nan_ok=True)
+        assert compiled[name] == expected, name
     return found
 
 

@@ -131,9 +131,11 @@ class TokenTerms:
         ratio = np.expm1(log_ratio)
         size = np.abs(log_ratio)
         before, saturated = None, 0
-        # Without chi2 the weights are only looked at where they may be cut.
-        largest = reduce_segments(np.add, size, batch.offsets).max(initial=0.0)
-        if batch.chi2 is not None or largest > LOG_WEIGHT_CAP:
+        # Without chi2 the weights are only looked at where they may be cut: no prefix of a
+        # sequence sums to more than its positive terms do.
+        positive = 0.5 * reduce_segments(np.add, size, batch.offsets)
+        positive += 0.5 * reduce_segments(np.add, log_ratio, batch.offsets)
+        if batch.chi2 is not None or positive.max(initial=0.0) > LOG_WEIGHT_CAP:
             before = shift_prefix_sum(prefix_sum(log_ratio, batch.offsets), batch.offsets)
             if before.max(initial=0.0) > LOG_WEIGHT_CAP:
                 over = np.flatnonzero(before > LOG_WEIGHT_CAP)
