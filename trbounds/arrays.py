@@ -17,7 +17,7 @@ import array_api_compat.numpy
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.errors import MissingDependency
+from trbounds.errors import InputError, MissingDependency
 
 __all__ = [
     "array_namespace",
@@ -84,9 +84,12 @@ def to_numpy(x: Any) -> NDArray[Any]:
 
     Raises
     ------
+    InputError
+        If it is a numpy array with masked entries.
     MissingDependency
         If a torch tensor holds bfloat16 and ml_dtypes is not installed.
     """
+    _refuse_masked(x)
     if isinstance(x, np.ndarray) or not _is_array(x):
         return np.asarray(x)
     if array_api_compat.is_cupy_array(x):
@@ -118,7 +121,13 @@ def asarray_float64(x: Any, *, xp: ModuleType | None = None, like: Any = None) -
     -------
     array
         Of dtype float64.
+
+    Raises
+    ------
+    InputError
+        If it is a numpy array with masked entries.
     """
+    _refuse_masked(x)
     if xp is None:
         xp = array_namespace(x, like)
     where = device(like) if _is_array(like) else device(x)
@@ -126,6 +135,12 @@ def asarray_float64(x: Any, *, xp: ModuleType | None = None, like: Any = None) -
         x = np.asarray(x, dtype=np.float64)
         x = x if is_numpy(xp) else x.item() if x.ndim == 0 else x.tolist()
     return xp.asarray(x, dtype=xp.float64, device=where)
+
+
+def _refuse_masked(x: object) -> None:
+    # Conversion would drop the mask, and count what it hides.
+    if np.ma.is_masked(x):
+        raise InputError("found masked entries, expected none: leave them out or fill them")
 
 
 def bfloat16_dtype() -> np.dtype[Any]:

@@ -8,11 +8,20 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
 from trbounds.errors import InputError
 
-__all__ = ["COUNT", "as_number_arrays", "is_count", "refuse_where"]
+__all__ = [
+    "COUNT",
+    "as_number",
+    "as_number_array",
+    "as_number_arrays",
+    "as_numpy",
+    "is_count",
+    "refuse_where",
+]
 
 #: What :func:`is_count` accepts, in words.
 COUNT = "a whole number from 1 to 2^53"
@@ -34,23 +43,115 @@ def as_number_arrays(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If a value is not made of real numbers. Truth values and strings are none.
+        If a value is not made of real numbers. Truth values, strings and masked entries are none.
     """
     xp = array_namespace(*fields.values())
     like = next((value for value in fields.values() if device(value) is not None), None)
-    return {name: _as_numbers(name, value, xp, like) for name, value in fields.items()}
+    return {name: as_number_array(name, v, xp=xp, like=like) for name, v in fields.items()}
 
 
-def _as_numbers(name: str, value: Any, xp: ModuleType, like: Any) -> Any:
+def as_number_array(name: str, value: Any, *, xp: ModuleType, like: Any = None) -> Any:
+    """Convert one field, as :func:`as_number_arrays` does.
+
+    Parameters
+    ----------
+    name : str
+        Of the field.
+    value : number, sequence or array
+        What to convert.
+    xp : module
+        Array namespace.
+    like : array, optional
+        An array whose device to use.
+
+    Returns
+    -------
+    array
+        Of dtype float64.
+
+    Raises
+    ------
+    InputError
+        If the value is not made of real numbers.
+    """
     try:
-        dtype = np.asarray(value).dtype if device(value) is None else value.dtype
-        if value is None or getattr(dtype, "kind", "") in ("b", "c", "S", "U", "m", "M"):
+        if value is None or _is_of_other_kind(value):
             raise TypeError
         return asarray_float64(value, xp=xp, like=like)
+    except InputError as error:
+        raise InputError(error.problem, field=name) from None
     except (TypeError, ValueError, OverflowError):
-        raise InputError(
-            f"found {reprlib.repr(value)}, expected a number or an array of numbers", field=name
-        ) from None
+        raise _no_numbers(name, value) from None
+
+
+def _is_of_other_kind(value: Any) -> bool:
+    """Tell whether values are truth values, complex, text or dates: all turn into floats."""
+    if device(value) is None:
+        return np.asarray(value).dtype.kind in "bcSUmM"
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "bcSUmM"
+    return bool(array_namespace(value).isdtype(value.dtype, ("bool", "complex floating")))
+
+
+def _no_numbers(name: str, value: Any) -> InputError:
+    return InputError(
+        f"found {reprlib.repr(value)}, expected a number or an array of numbers", field=name
+    )
+
+
+def as_number(name: str, value: Any) -> float:
+    """Return one number.
+
+    Parameters
+    ----------
+    name : str
+        Of the field.
+    value : number or array
+        Of no dimension.
+
+    Returns
+    -------
+    float
+        The number.
+
+    Raises
+    ------
+    InputError
+        If it is not one real number.
+    """
+    array = as_number_arrays({name: value})[name]
+    if array.ndim:
+        found = f"found an array of shape {tuple(array.shape)}"
+        raise InputError(f"{found}, expected one number", field=name)
+    return float(array)
+
+
+def as_numpy(name: str, value: Any) -> NDArray[Any]:
+    """Copy a field to numpy, dtype kept; see :func:`trbounds.arrays.to_numpy`.
+
+    Parameters
+    ----------
+    name : str
+        Of the field.
+    value : array, scalar or sequence
+        Of any supported library.
+
+    Returns
+    -------
+    ndarray
+        The values.
+
+    Raises
+    ------
+    InputError
+        If it is no array, or has masked entries.
+    """
+    try:
+        return to_numpy(value)
+    except InputError as error:
+        raise InputError(error.problem, field=name) from None
+    except (TypeError, ValueError):
+        raise _no_numbers(name, value) from None
 
 
 def is_count(x: Any, xp: ModuleType) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
-from trbounds.checks import COUNT, as_number_arrays, is_count, refuse_where
+from trbounds.checks import COUNT, as_number, as_number_arrays, is_count, refuse_where
 from trbounds.divergences import tv_from_kl_pinsker, tv_from_kl_sharp
 from trbounds.errors import InputError
 from trbounds.provenance import Provenance
@@ -149,7 +149,7 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
 
     def _check_reward_range(self) -> None:
         try:
-            low, high = (float(r) for r in self.reward_range)
+            low, high = (as_number("reward_range", r) for r in self.reward_range)
         except (TypeError, ValueError):
             raise InputError(
                 f"found {self.reward_range!r}, expected two numbers", field="reward_range"

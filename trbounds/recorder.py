@@ -333,7 +333,7 @@ def _is_array(value: Any) -> bool:
 def _host(value: Any) -> NDArray[Any]:
     """Copy to a numpy array; floats narrower than float32 are widened, which is exact."""
     if not _is_array(value) or isinstance(value, np.ndarray | np.generic):
-        values = np.asarray(value)
+        values = to_numpy(value)
         return values.astype(np.float32) if values.dtype == np.float16 else values
     xp = array_namespace(value)
     if xp.isdtype(value.dtype, "real floating") and value.dtype not in (xp.float32, xp.float64):

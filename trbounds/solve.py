@@ -9,6 +9,7 @@ from typing import Any
 from scipy.optimize import brentq
 
 from trbounds.bound import Bound, largest_surrogate_gain
+from trbounds.checks import as_number
 from trbounds.errors import InputError
 from trbounds.profile import Conversion, DivergenceProfile
 
@@ -100,6 +101,7 @@ def largest_divergence(
     InputError
         If the budget is not positive, or the profile lacks what the bound needs.
     """
+    budget = as_number("budget", budget)
     if not (math.isfinite(budget) and budget > 0):
         raise InputError(f"found {budget}, expected a positive number", field="budget")
 
@@ -198,7 +200,7 @@ def solvable_profile(
 
 def _spread(T: int, fields: Mapping[str, Any]) -> DivergenceProfile:
     """Fill in the positions, each at its maximum, unless they are too many."""
-    make = DivergenceProfile if T > LONGEST_SPREAD else DivergenceProfile.uniform
+    make = DivergenceProfile if as_number("T", T) > LONGEST_SPREAD else DivergenceProfile.uniform
     return make(T=T, **fields)
 
 

@@ -81,7 +81,7 @@ def statistics_of(
     check_tokens(names, traces, summary)
     batches = None
     if needs_tokens(names, summary):
-        batches = read_batches(traces, example=example, quiet=True, **reading)
+        batches = read_batches(traces, example=example, **reading)
     try:
         return compute_statistics(summary, names, batches, kl_max=kl_max, tv_max=tv_max)
     except InputError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trbounds.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from trbounds.traces import TraceBatch, TraceSummary
 
@@ -16,7 +16,6 @@ __all__ = [
     "pooling_note",
     "read_batches",
     "read_summary",
-    "refuse_summaries",
     "say_what_is_missing",
     "say_what_is_wrong",
     "trace_paths",
@@ -75,27 +74,32 @@ def read_batches(
     form: str | None = None,
     reward_range: tuple[float, float] = (0.0, 1.0),
     on_error: str = "fail",
-    quiet: bool = False,
+    summary: TraceSummary | None = None,
 ) -> Iterator[TraceBatch]:
-    """Read the tokens of a command line's traces; say on stderr what is left out, unless quiet."""
-    from trbounds.traces import expand_paths, open_trace
+    """Read the tokens of a command line's traces, and add them to a summary.
 
-    paths = expand_paths(trace_paths(traces, example=example))
-    refuse_summaries(paths)
-    return open_trace(
-        paths,
-        form,
-        reward_range=reward_range,
-        on_error=on_error,
-        on_skip=None if quiet else _say_left_out,
-    )
+    Says on stderr after the last what was left out and what is wrong with how they were logged;
+    nothing without a summary, for those who made one before.
+    """
+    from trbounds.traces import open_trace
+    from trbounds_cli.progress import reading_progress
 
-
-def refuse_summaries(paths: Iterable[str]) -> None:
-    """Refuse saved summaries where the tokens are needed."""
-    for path in paths:
-        if path.endswith(".tbs"):
-            raise InputError("holds a summary, expected a trace with its tokens", file=path)
+    with reading_progress() as show:
+        batches = open_trace(
+            trace_paths(traces, example=example),
+            form,
+            reward_range=reward_range,
+            on_error=on_error,
+            on_skip=None if summary is None else summary.record_skip,
+            on_progress=show,
+        )
+        for batch in batches:
+            if summary is not None:
+                summary.add(batch)
+            yield batch
+    if summary is not None:
+        say_what_is_missing(summary)
+        say_what_is_wrong(summary)
 
 
 def _say_left_out(error: InputError) -> None:

@@ -223,7 +223,10 @@ def test_a_trace_logged_wrongly_is_named_by_every_command(run, tmp_path):
     logs = tmp_path / "logs.jsonl"
     rows = [json.dumps({**r, "train_logprobs": [0.0] * 10}) for s in range(9) for r in log_of(s)]
     logs.write_text("\n".join(rows) + "\n")
-    for words in (("bound", "--trace"), ("metrics",), ("steps",), ("mask", "--compare")):
+    converted = ("convert", "-o", str(tmp_path / "a.parquet"))
+    dashboard = ("metrics", "--as", "verl")
+    summarised = (("bound", "--trace"), ("metrics",), ("steps",), ("mask", "--compare"))
+    for words in (*summarised, dashboard, ("mismatch",), converted):
         err = run(*words, str(logs))[2]
         assert "warning: the trace was logged WRONGLY:" in err, words
         assert "zero_train_logprobs" in err

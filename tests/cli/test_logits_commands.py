@@ -133,9 +133,11 @@ def test_mismatch_draws_the_traces_it_reads(run: Run, tmp_path: Path) -> None:
     # Two tokens that both policies hold alike, and one without a bin of enough tokens for a mean.
     same = {"rollout_logprobs": [-0.1, -0.5], "train_logprobs": [-0.1, -0.5]}
     Path("same.jsonl").write_text(json.dumps(same))
-    refused(
-        run("mismatch", "same.jsonl", "--figure", "same.png"), "no sampled token has a mismatch"
-    )
+    outcome = run("mismatch", "same.jsonl", "--figure", "same.png")
+    assert (outcome.code, outcome.out) == (2, "")
+    first, second = outcome.err.splitlines()
+    assert first.startswith("warning: the trace was logged WRONGLY: identical_logprobs")
+    assert "no sampled token has a mismatch" in second
     assert not (tmp_path / "same.png").exists()
     Path("few.jsonl").write_text(json.dumps(same | {"train_logprobs": [-0.1, -0.6]}))
     assert run("mismatch", "few.jsonl", "--figure", "few.svg").code == 0
@@ -383,7 +385,7 @@ def refused(outcome: Any, message: str) -> None:
 
 def test_summaries_hold_no_tokens(run: Run) -> None:
     summarize(example_path()).save("run.tbs")
-    refused(run("mismatch", "run.tbs"), "a summary holds no tokens")
+    refused(run("mismatch", "run.tbs"), "holds a summary, expected a trace with its tokens")
 
 
 def without(name: str) -> Callable[[dict[str, Any]], None]:

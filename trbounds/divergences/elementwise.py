@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import array_namespace, asarray_float64, device
+import numpy as np
+
+from trbounds.arrays import array_namespace, device
+from trbounds.checks import as_number_arrays
 from trbounds.errors import InputError
 
 __all__ = ["elementwise", "expm1_minus", "expm1_minus_float64"]
@@ -41,18 +44,18 @@ def elementwise(
     Raises
     ------
     InputError
-        If a value is NaN, or negative where that is not allowed.
+        If a value is no number, NaN, or negative where that is not allowed.
     """
     xp = array_namespace(*values.values())
     arrays = [v for v in values.values() if device(v) is not None]
-    like = arrays[0] if arrays else None
-    converted = [asarray_float64(v, xp=xp, like=like) for v in values.values()]
-    for field, x in zip(values, converted, strict=True):
+    converted = as_number_arrays(values)
+    for field, x in converted.items():
         if bool(xp.any(xp.isnan(x))):
             raise InputError("found NaN, expected a number", field=field)
         if nonnegative and bool(xp.any(x < 0.0)):
             raise InputError(f"found {float(xp.min(x))!r}, expected values >= 0", field=field)
-    result = function(xp, *converted)
+    with np.errstate(over="ignore"):  # what float64 cannot hold is infinite
+        result = function(xp, *converted.values())
     if not arrays:
         return float(result) if result.ndim == 0 else result
     floating = [v.dtype for v in arrays if xp.isdtype(v.dtype, "real floating")]

@@ -6,7 +6,8 @@ import math
 from types import ModuleType
 from typing import Any
 
-from trbounds.arrays import asarray_float64, device, to_numpy
+from trbounds.arrays import device, to_numpy
+from trbounds.checks import as_number_array
 from trbounds.errors import InputError
 
 __all__ = ["checked_logits", "log_softmax"]
@@ -34,9 +35,9 @@ def checked_logits(xp: ModuleType, logits: Any, like: Any, field: str) -> Any:
     Raises
     ------
     InputError
-        If a row holds NaN or +inf, or is -inf throughout.
+        If they are no numbers, or a row holds NaN or +inf, or is -inf throughout.
     """
-    x = asarray_float64(logits, xp=xp, like=like)
+    x = as_number_array(field, logits, xp=xp, like=like)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise InputError(f"found shape {tuple(x.shape)}, expected (..., vocabulary)", field=field)
     rows = xp.reshape(x, (-1, x.shape[-1]))

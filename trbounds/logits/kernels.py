@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, bfloat16_dtype, to_numpy
+from trbounds.checks import as_numpy
 from trbounds.divergences.exact import Divergences, divergences, normaliser
 from trbounds.errors import InputError, MissingDependency
 from trbounds.logits.cuda import cuda_row_sums, is_available, is_device_array, share_with_cupy
@@ -114,7 +115,8 @@ def row_divergences(
         rollout_logits, train_logits = map(share_with_cupy, (rollout_logits, train_logits))
         device = "cuda"
     else:
-        rollout_logits, train_logits = map(to_numpy, (rollout_logits, train_logits))
+        rollout_logits = as_numpy("rollout_logits", rollout_logits)
+        train_logits = as_numpy("train_logits", train_logits)
     _check_pair(rollout_logits, train_logits)
     _check_settings(precision, engine, threads)
     small = rollout_logits.shape[1] <= _SMALL_VOCABULARY

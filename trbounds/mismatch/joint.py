@@ -8,6 +8,7 @@ from typing import Any
 
 from trbounds.arrays import array_namespace, asarray_float64, to_numpy
 from trbounds.bounds import all_bounds, get_bound
+from trbounds.checks import as_number, as_number_arrays
 from trbounds.errors import InputError
 from trbounds.mismatch.law import MismatchCase
 from trbounds.mismatch.laws import get_law
@@ -77,7 +78,7 @@ def profile_from_logit_error(
     >>> round(float(profile.kl_max), 12)
     5e-05
     """
-    case = MismatchCase(logit_error=logit_error)
+    case = MismatchCase(**as_number_arrays({"logit_error": logit_error}))
     a = case.logit_error
     if bool(case.xp.any(a > LARGEST_LOGIT_ERROR)):
         raise InputError(
@@ -161,7 +162,7 @@ def largest_logit_error(
         If the budget is not positive, there is no such bound, or the bound needs a quantity that
         a logit error does not give.
     """
-    spread = T <= LONGEST_SPREAD
+    spread = as_number("T", T) <= LONGEST_SPREAD
 
     def profile(a: float) -> DivergenceProfile:
         return profile_from_logit_error(a, T, positions=spread, **known)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.arrays import array_namespace, asarray_float64, is_numpy
+from trbounds.arrays import array_namespace, is_numpy
+from trbounds.checks import as_number_arrays
 from trbounds.clusters import ClusteredEstimate, ClusteredRatio, PooledRatio
 from trbounds.errors import InputError
 from trbounds.mismatch.law import MismatchCase
@@ -68,7 +69,7 @@ def smallest_logit_error(logp: Any, logq: Any) -> Any:
     0.549306144334
     """
     xp = array_namespace(logp, logq)
-    arrays = {name: asarray_float64(v, xp=xp) for name, v in (("logp", logp), ("logq", logq))}
+    arrays = as_number_arrays({"logp": logp, "logq": logq})
     for name, x in arrays.items():
         if bool(xp.any(~((x <= 0.0) & (x > -math.inf)))):
             raise InputError(

@@ -1,19 +1,14 @@
-"""The mismatch of sampled tokens of traces, read part by part."""
+"""The mismatch of sampled tokens of traces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from trbounds.errors import InputError
 from trbounds.mismatch.measured import MismatchSummary
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.engine import Progress
-from trbounds.traces.partition import partition
-from trbounds.traces.reader import detect
-from trbounds.traces.reading import Paths, read_source
-from trbounds.traces.source import Source
-from trbounds.traces.validate import ReadOptions
+from trbounds.traces.paths import Paths
+from trbounds.traces.reading import Progress, open_trace
 
 __all__ = ["summarize_traces"]
 
@@ -59,32 +54,17 @@ def summarize_traces(
     >>> summarize_traces(example_path()).n_sequences
     128
     """
-    options = ReadOptions(reward_range=reward_range, on_error=on_error)
-    if on_skip is not None:
-        options = replace(options, on_skip=on_skip)
-    if format is not None:
-        detect(Source("-"), format)
-    parts = partition(paths, format)
-    for part in parts:
-        if part.file.endswith(".tbs"):
-            raise InputError("a summary holds no tokens, expected a trace", file=part.file)
-    total = sum(part.size for part in parts)
+    batches = open_trace(
+        paths,
+        format,
+        reward_range=reward_range,
+        on_error=on_error,
+        on_skip=on_skip,
+        on_progress=on_progress,
+    )
     summary = MismatchSummary(logit_error=logit_error)
-    sequences = tokens = finished = 0
-
-    def report(done: int) -> None:
-        if on_progress is not None:
-            counts = (done, len(parts), finished, total)
-            on_progress(Progress(*counts, sequences, tokens, tokens))
-
-    for done, part in enumerate(parts):
-        for batch in read_source(part.source(), format, options):
-            summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))
-            sequences += batch.n_sequences
-            tokens += batch.n_tokens
-            if on_batch is not None:
-                on_batch(batch)
-            report(done)
-        finished += part.size
-        report(done + 1)
+    for batch in batches:
+        summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))
+        if on_batch is not None:
+            on_batch(batch)
     return summary

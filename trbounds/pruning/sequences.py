@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trbounds.checks import as_number_arrays, as_numpy
 from trbounds.clusters import ClusteredEstimate
 from trbounds.errors import InputError
 from trbounds.pruning.law import PruningCase
@@ -85,9 +86,9 @@ def sequence_bias(
     Source: trbounds. With ``alive_t`` the event that no token before t was pruned,
     ``P_full(some token pruned) = E_full[sum_t alive_t (1 - Z(c_t))]``.
     """
-    mass = np.asarray(pruned_mass, dtype=np.float64)
-    cuts = np.asarray(offsets)
-    _check(mass, cuts)
+    mass = as_numpy("pruned_mass", as_number_arrays({"pruned_mass": pruned_mass})["pruned_mass"])
+    cuts = _checked_offsets(offsets)
+    _check_mass(mass, cuts)
     lengths = np.diff(cuts)
     T = max(int(lengths.max(initial=0)), 1)
     largest = float(mass.max(initial=0.0))
@@ -96,7 +97,7 @@ def sequence_bias(
     if token_pruned is None:
         tv = ClusteredEstimate.mean(-np.expm1(reduce_segments(np.add, np.log1p(-mass), cuts)))
     else:
-        outcome = np.asarray(token_pruned)
+        outcome = as_numpy("token_pruned", token_pruned)
         if outcome.shape != mass.shape or outcome.dtype != np.bool_:
             raise InputError(
                 f"found shape {outcome.shape} of {outcome.dtype}, expected {mass.shape} of bool",
@@ -116,11 +117,17 @@ def sequence_bias(
     )
 
 
-def _check(mass: Floats, cuts: NDArray[np.int64]) -> None:
+def _checked_offsets(offsets: ArrayLike) -> NDArray[np.int64]:
+    cuts = as_numpy("offsets", offsets)
     if cuts.ndim != 1 or cuts.size < 2 or cuts.dtype.kind not in "iu":
         raise InputError("expected at least two whole numbers", field="offsets")
+    cuts = cuts.astype(np.int64)  # differences of unsigned numbers wrap
     if cuts[0] != 0 or bool((np.diff(cuts) < 0).any()):
         raise InputError("expected numbers that start at 0 and do not fall", field="offsets")
+    return cuts
+
+
+def _check_mass(mass: Floats, cuts: NDArray[np.int64]) -> None:
     if mass.shape != (cuts[-1],):
         raise InputError(
             f"found shape {mass.shape}, expected ({cuts[-1]},) as the offsets say",

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from trbounds.arrays import array_namespace, device, to_numpy
+from trbounds.checks import as_number
 from trbounds.divergences.rows import checked_logits
 from trbounds.errors import InputError
 
@@ -52,9 +53,10 @@ class Pruned:
 
 def checked_min_p(min_p: float) -> float:
     """Return a threshold, or raise `InputError` if it is outside (0, 1]."""
-    if isinstance(min_p, (bool, str)) or not 0.0 < float(min_p) <= 1.0:
-        raise InputError(f"found {min_p!r}, expected a number in (0, 1]", field="min_p")
-    return float(min_p)
+    number = as_number("min_p", min_p)
+    if not 0.0 < number <= 1.0:
+        raise InputError(f"found {number:g}, expected a number in (0, 1]", field="min_p")
+    return number
 
 
 def safe_set(logits: Any, min_p: float) -> Any:
@@ -104,15 +106,17 @@ def restrict(logits: Any, kept: Any, *, field: str = "logits") -> Pruned:
     Raises
     ------
     InputError
-        If the shapes differ, a row is not one of logits, or a set has no probability.
+        If `kept` has another shape or dtype, a row is not one of logits, or a set has no
+        probability.
     """
     xp = array_namespace(logits, kept)
     like = logits if device(logits) is not None else kept
     x = checked_logits(xp, logits, like, field)
-    kept = xp.asarray(kept, dtype=xp.bool)
-    if kept.shape != x.shape:
+    kept = xp.asarray(kept)
+    if kept.shape != x.shape or kept.dtype != xp.bool:
         raise InputError(
-            f"found shape {tuple(kept.shape)}, expected {tuple(x.shape)} as the logits",
+            f"found shape {tuple(kept.shape)} of {kept.dtype}, expected {tuple(x.shape)} of bool, "
+            "the shape of the logits",
             field="kept",
         )
     return Columns.of(xp, x).restrict(kept, field)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.arrays import to_numpy
+from trbounds.arrays import device, to_numpy
+from trbounds.checks import as_numpy
 from trbounds.clusters import ClusteredEstimate, RunningMean
 from trbounds.divergences import Divergences
 from trbounds.errors import InputError
@@ -168,6 +169,8 @@ def sweep(
         :func:`~trbounds.mismatch.token_mismatch`; also without thresholds or rows.
     """
     levels = _checked_levels(thresholds)
+    rollout_logits = _as_array("rollout_logits", rollout_logits)
+    train_logits = _as_array("train_logits", train_logits)
     if len(rollout_logits.shape) != 2 or rollout_logits.shape[0] == 0:
         raise InputError(
             f"found shape {tuple(rollout_logits.shape)}, expected (n, vocabulary), n at least 1",
@@ -180,7 +183,7 @@ def sweep(
             field="train_logits",
         )
     if token_ids is not None:
-        token_ids = to_numpy(token_ids)
+        token_ids = as_numpy("token_ids", token_ids)
         if token_ids.shape != (rollout_logits.shape[0],):
             raise InputError(
                 f"found shape {token_ids.shape}, expected ({rollout_logits.shape[0]},)",
@@ -252,6 +255,11 @@ def sweep_file(
         raise InputError(
             error.problem, file=file.path, record=error.record, field=error.field
         ) from None
+
+
+def _as_array(name: str, logits: Any) -> Any:
+    """Return what is no array, such as a list, as one; arrays as they are."""
+    return as_numpy(name, logits) if device(logits) is None else logits
 
 
 def _checked_levels(thresholds: Iterable[float]) -> list[float]:

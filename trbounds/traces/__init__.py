@@ -5,8 +5,9 @@ Importing this package loads numpy only; pyarrow is imported when a file needs i
 
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.device_sums import TokenSums, token_sums
-from trbounds.traces.engine import Progress, summarize
-from trbounds.traces.reading import example_path, expand_paths, open_trace
+from trbounds.traces.engine import summarize
+from trbounds.traces.paths import example_path, expand_paths
+from trbounds.traces.reading import Progress, open_trace
 from trbounds.traces.summary import TraceSummary
 from trbounds.traces.validate import ReadOptions, validate
 from trbounds.traces.writing import write_parquet

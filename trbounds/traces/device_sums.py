@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
+from trbounds.arrays import array_namespace, device, to_numpy
+from trbounds.checks import as_number_array, as_numpy
 from trbounds.divergences.elementwise import expm1_minus_float64
 from trbounds.errors import InputError
 from trbounds.traces.position_sums import count_alive
@@ -149,7 +150,7 @@ def token_sums(
 
 
 def _checked(xp: ModuleType, name: str, values: Any, like: Any) -> Any:
-    x = asarray_float64(values, xp=xp, like=like)
+    x = as_number_array(name, values, xp=xp, like=like)
     if x.ndim != 1:
         raise InputError(f"found shape {tuple(x.shape)}, expected (tokens,)", field=name)
     low, high = _ADMISSIBLE[name]
@@ -162,7 +163,7 @@ def _checked(xp: ModuleType, name: str, values: Any, like: Any) -> Any:
 
 
 def _checked_offsets(offsets: Any, columns: dict[str, Any]) -> NDArray[np.int64]:
-    cuts = to_numpy(offsets)
+    cuts = as_numpy("offsets", offsets)
     if cuts.ndim != 1 or cuts.size < 2 or cuts.dtype.kind not in "iu":
         raise InputError("expected at least two whole numbers", field="offsets")
     cuts = cuts.astype(np.int64)

@@ -21,7 +21,6 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any
@@ -31,42 +30,18 @@ from trbounds.traces.batch import TraceBatch
 from trbounds.traces.compiled import uses_numba
 from trbounds.traces.omissions import Partial
 from trbounds.traces.partition import Part, partition
+from trbounds.traces.paths import Paths
 from trbounds.traces.reader import get_reader
-from trbounds.traces.reading import Paths, read_source
+from trbounds.traces.reading import Progress, read_source
 from trbounds.traces.summary import Kernel, TraceSummary
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["Progress", "summarize", "summarize_part"]
+__all__ = ["summarize", "summarize_part"]
 
 _BYTES_PER_TOKEN = 32
 """Bytes of a log that a token takes, roughly: 16 in Parquet, 40 and more in text."""
 
 Summarise = Callable[[Part], TraceSummary]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come.
-
-    Parameters
-    ----------
-    parts_done, parts : int
-        Parts of the inputs.
-    bytes_done, bytes : int
-        Their sizes.
-    sequences, tokens : int
-        What was read, in this run and those it continues.
-    tokens_read : int
-        Tokens read in this run.
-    """
-
-    parts_done: int
-    parts: int
-    bytes_done: int
-    bytes: int
-    sequences: int
-    tokens: int
-    tokens_read: int
 
 
 def summarize(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from trbounds.errors import InputError
+from trbounds.traces.paths import Paths, expand_paths
 from trbounds.traces.reader import Reader, detect
-from trbounds.traces.reading import Paths, expand_paths
 from trbounds.traces.source import LineRange, Source
 
 __all__ = ["Part", "partition"]

@@ -2,97 +2,49 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.reader import detect, find_readers, get_reader
-from trbounds.traces.remote import expand_remote, is_hidden, is_remote
+from trbounds.traces.partition import Part, partition
+from trbounds.traces.paths import Paths
+from trbounds.traces.reader import detect, get_reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["example_path", "expand_paths", "open_trace", "read_source"]
-
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+__all__ = ["Progress", "open_trace", "read_source"]
 
 _STEP = re.compile(r"(?:^|[\\/])step=(\d{1,9})[\\/]")
 """How Spark, Arrow and others write a column by which they divide files into directories."""
 
 
-def example_path() -> str:
-    """Path of the small real trace that ships with trbounds (see ``data/README.md``)."""
-    return str(Path(__file__).parents[1] / "data" / "example.jsonl.gz")
-
-
-def expand_paths(paths: Paths) -> list[str]:
-    """Turn files, directories and globs into a list of files.
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
 
     Parameters
     ----------
-    paths : path or iterable of paths
-        Files; directories, searched at any depth for files with the ending of a known format,
-        but not where a name begins with ``.`` or ``_``; glob patterns (``**`` allowed); ``"-"``
-        for standard input. With a protocol (``s3://bucket/runs``, ``gs://``, ``hf://``, ...), the
-        same through fsspec.
-
-    Returns
-    -------
-    list of str
-        Each file once, those of one directory or pattern in sorted order.
-
-    Raises
-    ------
-    InputError
-        If there is no path, a file does not exist, or a directory or a pattern holds no trace.
+    parts_done, parts : int
+        Parts of the inputs.
+    bytes_done, bytes : int
+        Their sizes.
+    sequences, tokens : int
+        What was read, in this run and those it continues.
+    tokens_read : int
+        Tokens read in this run.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not given:
-        raise InputError("found none, expected at least one file", field="paths")
-    files: dict[str, str] = {}
-    for path in given:
-        for file in _expand(os.fspath(path)):
-            own = file == "-" or is_remote(file)
-            files.setdefault(file if own else os.path.realpath(file), file)
-    return list(files.values())
 
-
-def _expand(path: str) -> list[str]:
-    if path == "-" or os.path.isfile(path):
-        return [path]
-    suffixes = tuple(suffix for reader in find_readers().values() for suffix in reader.suffixes)
-    if is_remote(path):
-        found = expand_remote(path, suffixes)
-        if not found:
-            raise InputError("no such file, and none that matches", file=path)
-        return found
-    if os.path.isdir(path):
-        found = sorted(
-            str(file)
-            for file in Path(path).rglob("*")
-            if file.name.endswith(suffixes)
-            and not is_hidden(file.relative_to(path).as_posix())
-            and file.is_file()
-        )
-        if not found:
-            raise InputError(
-                f"the directory holds no file that ends in {', '.join(sorted(set(suffixes)))} and "
-                "begins with neither . nor _",
-                file=path,
-            )
-        return found
-    if glob.has_magic(path):
-        found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
-        if not found:
-            raise InputError("no file matches this pattern", file=path)
-        return found
-    raise InputError("no such file", file=path)
+    parts_done: int
+    parts: int
+    bytes_done: int
+    bytes: int
+    sequences: int
+    tokens: int
+    tokens_read: int
 
 
 def open_trace(
@@ -102,6 +54,7 @@ def open_trace(
     reward_range: tuple[float, float] = (0.0, 1.0),
     on_error: str = "fail",
     on_skip: Callable[[InputError], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[TraceBatch]:
     """Read traces in one pass, in bounded memory.
 
@@ -119,6 +72,8 @@ def open_trace(
         Stop at the first bad record or file, or leave it out.
     on_skip : callable, optional
         Receives the :class:`~trbounds.errors.InputError` of each record or file left out.
+    on_progress : callable, optional
+        Called after each batch, and when a part of a file is done.
 
     Yields
     ------
@@ -128,7 +83,8 @@ def open_trace(
     Raises
     ------
     InputError
-        For a bad path, file or record, naming the place.
+        For a bad path, file or record, naming the place; also for saved summaries, which hold no
+        tokens.
     MissingDependency
         If pyarrow is needed and absent.
 
@@ -141,11 +97,39 @@ def open_trace(
     options = ReadOptions(reward_range=reward_range, on_error=on_error)
     if on_skip is not None:
         options = replace(options, on_skip=on_skip)
-    files = expand_paths(paths)
     if format is not None:
         get_reader(format)
+    parts = partition(paths, format)
+    for part in parts:
+        if part.file.endswith(".tbs"):
+            problem = "holds a summary, expected a trace with its tokens"
+            raise InputError(problem, file=part.file)
     # Not a generator itself: what is wrong with the arguments is raised here.
-    return (batch for file in files for batch in read_source(Source(file), format, options))
+    return _read_parts(parts, format, options, on_progress)
+
+
+def _read_parts(
+    parts: list[Part],
+    format: str | None,
+    options: ReadOptions,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[TraceBatch]:
+    total = sum(part.size for part in parts)
+    sequences = tokens = finished = 0
+
+    def report(done: int) -> None:
+        if on_progress is not None:
+            counts = (done, len(parts), finished, total)
+            on_progress(Progress(*counts, sequences, tokens, tokens))
+
+    for done, part in enumerate(parts):
+        for batch in read_source(part.source(), format, options):
+            sequences += batch.n_sequences
+            tokens += batch.n_tokens
+            yield batch
+            report(done)
+        finished += part.size
+        report(done + 1)
 
 
 def read_source(source: Source, format: str | None, options: ReadOptions) -> Iterator[TraceBatch]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trbounds.errors import InputError
 from trbounds_cli.options import AsJson, OnError, RewardRange, TokenTraces, TraceFormat
 from trbounds_cli.output import check_output, print_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from trbounds.traces import TraceBatch
 
 
 def command(
@@ -34,32 +28,20 @@ def command(
 
     Example: `trbounds convert train_data_step*.jsonl -o run.parquet`
     """
-    from trbounds.traces import expand_paths, open_trace, write_parquet
-    from trbounds_cli.tracing import refuse_summaries
+    from trbounds.traces import TraceSummary, write_parquet
+    from trbounds_cli.tracing import read_batches
 
     if not traces:
         raise InputError("give trace files")
     check_output(output, ".parquet")
-    paths = expand_paths(traces)
-    refuse_summaries(paths)
-    left_out: list[InputError] = []
-    read = {"sequences": 0, "tokens": 0}
-
-    def leave_out(error: InputError) -> None:
-        left_out.append(error)
-        sys.stderr.write(f"left out: {error}\n")
-
-    def counted() -> Iterator[TraceBatch]:
-        batches = open_trace(
-            paths, form, reward_range=reward_range, on_error=on_error, on_skip=leave_out
-        )
-        for batch in batches:
-            read["sequences"] += batch.n_sequences
-            read["tokens"] += batch.n_tokens
-            yield batch
-
-    write_parquet(counted(), output)
+    summary = TraceSummary(reward_range=reward_range)
+    reading: dict[str, Any] = {"form": form, "reward_range": reward_range, "on_error": on_error}
+    write_parquet(read_batches(traces, summary=summary, **reading), output)
+    sequences, tokens = summary.n_sequences, summary.n_tokens + summary.counts["masked_tokens"]
     if json:
-        print_json({"output": output, **read, "left_out": [str(error) for error in left_out]})
+        left_out = [str(skipped.error()) for skipped in summary.skipped]
+        print_json(
+            {"output": output, "sequences": sequences, "tokens": tokens, "left_out": left_out}
+        )
     else:
-        typer.echo(f"{output}: {read['sequences']:,} sequences, {read['tokens']:,} tokens")
+        typer.echo(f"{output}: {sequences:,} sequences, {tokens:,} tokens")

@@ -112,7 +112,7 @@ def command(
     )
 
     def tokens() -> Iterator[TraceBatch]:
-        return read_batches(traces, example=example, quiet=True, **reading)
+        return read_batches(traces, example=example, **reading)
 
     kept = keep_tokens(summary, on_tokens, tokens(), statistics) if on_tokens else None
     effects = compare_rules(summary, parsed, statistics, kept)

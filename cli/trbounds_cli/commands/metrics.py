@@ -89,6 +89,7 @@ def command(
     Example: `trbounds metrics runs/step_*.parquet --as trl --by-step --json`
     """
     from trbounds.metrics import FRAMEWORKS, framework_metrics
+    from trbounds.traces import TraceSummary
     from trbounds_cli.tracing import read_batches, read_summary
 
     settings: dict[str, Any] = {
@@ -113,7 +114,12 @@ def command(
         names = ", ".join((*FRAMEWORKS, "trbounds"))
         raise InputError(f"found {framework!r}, expected one of {names}", field="--as")
     batches = read_batches(
-        traces, example=example, form=form, reward_range=reward_range, on_error=on_error
+        traces,
+        example=example,
+        form=form,
+        reward_range=reward_range,
+        on_error=on_error,
+        summary=TraceSummary(reward_range=reward_range),
     )
     try:
         found = framework_metrics(batches, framework, by_step=by_step, **settings)

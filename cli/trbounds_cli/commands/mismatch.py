@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +22,7 @@ from trbounds_cli.options import (
 from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from trbounds.mismatch import MismatchBin, MismatchSummary
     from trbounds.traces import TraceBatch
@@ -86,12 +84,17 @@ def command(
                 "traces go with --logit-error only, not with --T, --solve, --reward-var or "
                 "--conversion"
             )
-        from trbounds_cli.tracing import trace_paths
+        from trbounds.traces import TraceSummary
+        from trbounds_cli.tracing import read_batches, trace_paths
 
         paths = trace_paths(traces, example=example)
-        reading: dict[str, Any] = {"form": form, "reward_range": reward_range, "on_error": on_error}
-        measure = partial(_measure, paths, logit_error, **reading)
-        summary = measure() if figure is None else _draw(figure, paths, measure)
+        reading: dict[str, Any] = {"form": form, "reward_range": reward_range}
+        whole = TraceSummary(reward_range=reward_range)
+        batches = read_batches(paths, on_error=on_error, summary=whole, **reading)
+        if figure is None:
+            summary = _measure(batches, logit_error)
+        else:
+            summary = _draw(figure, paths, batches, logit_error)
         _show_trace(summary, figure, as_json=json)
         return
     for option, given in (
@@ -213,35 +216,24 @@ def _solve(T: int, budget: float, known: dict[str, Any], *, as_json: bool) -> No
 
 
 def _measure(
-    paths: list[str],
+    batches: Iterator[TraceBatch],
     logit_error: float | None,
     on_batch: Callable[[TraceBatch], None] | None = None,
-    **reading: Any,
 ) -> MismatchSummary:
-    from trbounds.mismatch import summarize_traces
-    from trbounds_cli.progress import reading_progress
+    from trbounds.mismatch import MismatchSummary
 
-    left_out: list[InputError] = []
-    with reading_progress() as show:
-        summary = summarize_traces(
-            paths,
-            reading["form"],
-            logit_error=logit_error,
-            reward_range=reading["reward_range"],
-            on_error=reading["on_error"],
-            on_skip=left_out.append,
-            on_progress=show,
-            on_batch=on_batch,
-        )
-    for problem in left_out:
-        sys.stderr.write(f"left out: {problem}\n")
+    summary = MismatchSummary(logit_error=logit_error)
+    for batch in batches:
+        summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))
+        if on_batch is not None:
+            on_batch(batch)
     if not summary.n_tokens:
-        raise InputError("the traces hold no token", file=paths[0])
+        raise InputError("the traces hold no token")
     return summary
 
 
 def _draw(
-    figure: Path, paths: list[str], measure: Callable[..., MismatchSummary]
+    figure: Path, paths: list[str], batches: Iterator[TraceBatch], logit_error: float | None
 ) -> MismatchSummary:
     """Measure, and draw in the same pass."""
     from trbounds_figures import check_target, save
@@ -249,7 +241,7 @@ def _draw(
 
     check_target(figure)
     cells = TokenCells()
-    summary = measure(on_batch=cells.add)
+    summary = _measure(batches, logit_error, cells.add)
     name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} paths"
     save("mismatch", figure, MismatchData((cells.trace(name, summary),)))
     return summary
