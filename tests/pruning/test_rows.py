@@ -277,7 +277,7 @@ def test_sweep_without_samples_or_horizon(real: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("min_p", [0.0, -1.0, 1.5, float("nan"), True])
 def test_thresholds_out_of_range(min_p: float) -> None:
-    with pytest.raises(InputError, match=r"field 'min_p': .*expected a number in \(0, 1\]"):
+    with pytest.raises(InputError, match=r"field 'min_p': .*expected a number"):
         safe_set(np.zeros((1, 3)), min_p)
 
 
