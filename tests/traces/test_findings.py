@@ -276,7 +276,7 @@ def test_sequences_rejected_by_the_mask():
 def test_sequences_that_the_framework_left_out():
     accepted = np.arange(N) % 5 > 0
     found = named(right(accepted=accepted))["rejected_sequences"]
-    assert found.severity == "info"
+    assert found.severity == "warning"
     assert found.numbers["sequences"] == 40
 
 

@@ -61,11 +61,12 @@ def _rejected(summary: TraceSummary) -> Iterator[Finding]:
     if dropped:
         yield Finding(
             name="rejected_sequences",
-            severity="info",
+            severity="warning",
             found=f"the framework left {dropped} sequences out of its update",
             advice=(
-                "They are kept here, as they were sampled. If the framework dropped others before "
-                "logging (dynamic sampling), estimates are over what it kept"
+                "They are kept here, as they were sampled, so numbers differ from those of its "
+                "update; if it dropped others before logging (dynamic sampling), estimates are "
+                "over what it kept"
             ),
             numbers=_counted(dropped, summary),
         )
