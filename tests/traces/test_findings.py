@@ -288,7 +288,8 @@ def test_mixed_versions():
 
 
 def test_order_and_plain_values():
-    batch = right(accepted=np.arange(N) > 0, weight_version=np.tile(np.arange(T), N))
+    uneven = np.minimum(np.arange(N) // 3, 2)
+    batch = right(prompt_id=uneven, weight_version=np.tile(np.arange(T), N))
     found = findings(TraceSummary.of(replace(batch, train_logprobs=batch.rollout_logprobs)))
     assert [item.severity for item in found] == ["error", "warning", "info"]
     assert str(found[0]).endswith(".") is False
