@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trbounds.bounds import get_bound
-from trbounds.oracle import KINDS, exact, random_pair, rare_reward
+from trbounds.oracle import exact, rare_reward
 from trbounds.profile import DivergenceProfile
 from trbounds.special import entropy_dual_gain
 
@@ -79,31 +79,7 @@ def test_second_order_is_about_the_product_of_both_roots():
     assert found == pytest.approx(np.sqrt(1e-9 * moment) + 2e-9 / 3, rel=1e-3)
 
 
-@pytest.mark.parametrize("key", ["entropy_dual", "entropy_dual_second_order"])
-def test_every_lemma_is_checked_by_machine(key):
-    derivation = get_bound(key).derive()
-    assert all(o.ok and o.by_machine for o in derivation.check())
-    for lemma in derivation.lemmas():
-        proof = lemma.certificate()
-        assert proof.ok, lemma.key
-        assert "by reference" not in proof.detail, lemma.key
-
-
-def draw_pair(rng, number):
-    T, A = [(1, 3), (2, 3), (3, 2), (4, 2), (3, 3), (6, 2)][number % 6]
-    return random_pair(
-        rng,
-        T,
-        A,
-        prompts=1 + number % 2,
-        eos=bool(number % 3 == 0),
-        kind=KINDS[number % len(KINDS)],
-        reward=["worst", "binary", "uniform"][number % 3],
-        closeness=float(10.0 ** rng.uniform(-4, 0)),
-    )
-
-
-def test_exact_truth_never_exceeds_the_bounds():
+def test_exact_truth_never_exceeds_the_bounds(draw_pair):
     rng = np.random.default_rng(38)
     truths = [exact(draw_pair(rng, number)) for number in range(PAIRS)]
     # Infinite where training drops a token of the rollout's.

@@ -10,7 +10,6 @@ import pytest
 
 from trbounds.bounds import get_bound
 from trbounds.oracle import (
-    KINDS,
     exact,
     profile_of,
     random_pair,
@@ -137,30 +136,6 @@ def test_the_square_is_approached_by_small_equal_steps():
     assert previous > 0.86
 
 
-@pytest.mark.parametrize("key", ["path_sum_chi2", "path_sum_chi2_stopped", "path_sum_kl"])
-def test_every_lemma_is_checked_by_machine(key):
-    derivation = get_bound(key).derive()
-    assert all(o.ok and o.by_machine for o in derivation.check())
-    for lemma in derivation.lemmas():
-        proof = lemma.certificate()
-        assert proof.ok, lemma.key
-        assert "by reference" not in proof.detail, lemma.key
-
-
-def draw_pair(rng, number):
-    T, A = [(1, 3), (2, 3), (3, 2), (4, 2), (3, 3), (6, 2)][number % 6]
-    return random_pair(
-        rng,
-        T,
-        A,
-        prompts=1 + number % 2,
-        eos=bool(number % 5 == 0),
-        kind=KINDS[(number // 6) % len(KINDS)],
-        reward=["worst", "binary", "uniform"][number % 3],
-        closeness=float(10.0 ** rng.uniform(-3, 0)),
-    )
-
-
 def stop_fields(pair, budget):
     fields = stopped_path_fields(pair, budget)
     # Probabilities that sum to one only up to rounding.
@@ -180,7 +155,7 @@ def assert_covers(key, rows):
     assert (np.abs(error) <= own * (1 + 1e-9) + 1e-15).all()
 
 
-def test_exact_truth_never_exceeds_the_bounds():
+def test_exact_truth_never_exceeds_the_bounds(draw_pair):
     rng = np.random.default_rng(314)
     chi2, stopped, kl = [], [], []
     for number in range(PAIRS):

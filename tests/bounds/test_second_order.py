@@ -253,18 +253,6 @@ def test_l2_is_attained_by_the_right_reward_at_any_pair() -> None:
 
 
 # -- derivations -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_every_step_and_lemma_is_checked_by_machine(key: str) -> None:
-    derivation = get_bound(key).derive()
-    outcomes = [*derivation.check()]
-    for lemma in derivation.lemmas():
-        outcomes += lemma.derive().check()
-    assert len(outcomes) > len(derivation.steps)
-    assert all(outcome.ok and outcome.by_machine for outcome in outcomes)
-
-
 def test_lemma_keys_are_unique() -> None:
     """Proofs are remembered by key: two lemmas of one key would share one proof."""
     found: dict[str, Lemma] = {}
