@@ -37,15 +37,6 @@ def write(folder, **changes):
 
 
 @pytest.fixture
-def run(trbounds):
-    def call(*words):
-        outcome = trbounds(*words)
-        return outcome.code, outcome.out, outcome.err
-
-    return call
-
-
-@pytest.fixture
 def logs(tmp_path):
     return write(tmp_path / "a collapsed rün")
 

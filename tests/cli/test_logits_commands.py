@@ -23,13 +23,6 @@ from trbounds.traces import example_path, summarize
 Run = Callable[..., Any]
 
 
-@pytest.fixture
-def run(trbounds: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run in an empty folder, so that what is written is seen."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *words: trbounds(*(str(word) for word in words))
-
-
 def document(run: Run, *words: object) -> Any:
     outcome = run(*words, "--json")
     assert (outcome.code, outcome.err) == (0, "")
@@ -198,7 +191,7 @@ def test_prune_draws_what_it_shows(run: Run, tmp_path: Path) -> None:
 
 def test_prune_refuses_a_figure_before_it_reads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trbounds.pruning.sweep_file", None)  # never called
-    refused(run("prune", "--example", "--sweep", "--figure", "a.gif"), "found suffix '.gif'")
+    run("prune", "--example", "--sweep", "--figure", "a.gif").assert_refused("found suffix '.gif'")
 
 
 def test_prune_says_what_it_cannot_compare(run: Run, tmp_path: Path) -> None:
@@ -214,7 +207,7 @@ def test_prune_says_what_it_cannot_compare(run: Run, tmp_path: Path) -> None:
     np.savez("one.npz", rollout_logits=x[:1], train_logits=x[:1], token_ids=np.array([0]))
     out = run("prune", "one.npz", "--min-p", 1).out
     assert "nan" not in out
-    refused(run("prune", "one.npz", "--sweep", "--figure", "a.png"), "nothing to draw")
+    run("prune", "one.npz", "--sweep", "--figure", "a.png").assert_refused("nothing to draw")
     assert not (tmp_path / "a.png").exists()
 
 
@@ -371,21 +364,13 @@ def test_a_missing_gpu_library_is_named(run: Run, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_bad_usage_is_one_line(run: Run, tmp_path: Path, words: str, message: str) -> None:
-    refused(run(*words.split()), message)
+    run(*words.split()).assert_refused(message)
     assert list(tmp_path.iterdir()) == []
-
-
-def refused(outcome: Any, message: str) -> None:
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert outcome.err.startswith("trbounds: error: ")
-    assert outcome.err.count("\n") == 1
-    assert message in outcome.err
 
 
 def test_summaries_hold_no_tokens(run: Run) -> None:
     summarize(example_path()).save("run.tbs")
-    refused(run("mismatch", "run.tbs"), "holds a summary, expected a trace with its tokens")
+    run("mismatch", "run.tbs").assert_refused("holds a summary, expected a trace with its tokens")
 
 
 def without(name: str) -> Callable[[dict[str, Any]], None]:
@@ -441,7 +426,7 @@ def test_bad_files_are_refused_with_their_place(
     change(data)
     np.savez("bad.npz", **data)
     outcome = run(words[0], "bad.npz", *words[1:])
-    refused(outcome, message)
+    outcome.assert_refused(message)
     assert "bad.npz" in outcome.err
     assert [path.name for path in tmp_path.iterdir()] == ["bad.npz"]
 
@@ -468,7 +453,7 @@ def test_damaged_and_foreign_files_are_refused(
     Path("u8.safetensors").unlink()
     for name, content in files.items():
         Path(name).write_bytes(content)
-        refused(run(words[0], name, *words[1:]), name)
+        run(words[0], name, *words[1:]).assert_refused(name)
     assert {path.name for path in tmp_path.iterdir()} == set(files)
 
 
@@ -477,9 +462,11 @@ def test_a_trace_needs_tokens_and_full_logits(run: Run, tmp_path: Path) -> None:
     del data["token_ids"]
     np.savez("anonymous.npz", **data)
     save_top_k("top.npz")
-    refused(run("divergences", "anonymous.npz", "-o", "a.parquet"), "needs the sampled tokens")
-    refused(run("divergences", "top.npz", "-o", "a.parquet"), "a trace needs full logits")
-    refused(run("prune", "top.npz", "--min-p", "0.1"), "expected full logits")
+    run("divergences", "anonymous.npz", "-o", "a.parquet").assert_refused(
+        "needs the sampled tokens"
+    )
+    run("divergences", "top.npz", "-o", "a.parquet").assert_refused("a trace needs full logits")
+    run("prune", "top.npz", "--min-p", "0.1").assert_refused("expected full logits")
     assert not (tmp_path / "a.parquet").exists()
     assert run("divergences", "anonymous.npz").code == 0
 
@@ -488,7 +475,7 @@ def test_pickles_are_never_opened(run: Run) -> None:
     data = dict(example())
     data["rollout_logits"] = np.array([{"an": "object"}] * 100, dtype=object)
     np.savez("pickle.npz", **data, allow_pickle=True)
-    refused(run("divergences", "pickle.npz", "-o", "a.parquet"), "pickle.npz")
+    run("divergences", "pickle.npz", "-o", "a.parquet").assert_refused("pickle.npz")
 
 
 def test_traces_of_several_files_merge_and_bad_records_can_be_left_out(run: Run) -> None:
@@ -499,7 +486,7 @@ def test_traces_of_several_files_merge_and_bad_records_can_be_left_out(run: Run)
     rows[3]["train_logprobs"][0] = 0.5
     for name, part in (("a.jsonl", rows[:60]), ("b.jsonl", rows[60:])):
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in part))
-    refused(run("mismatch", "a.jsonl", "b.jsonl"), "a.jsonl, record 3")
+    run("mismatch", "a.jsonl", "b.jsonl").assert_refused("a.jsonl, record 3")
     outcome = run("mismatch", "a.jsonl", "b.jsonl", "--on-error", "skip", "--json")
     assert outcome.code == 0
     assert outcome.err.startswith("left out: a.jsonl, record 3")

@@ -28,14 +28,6 @@ def write(path, rows):
     return str(path)
 
 
-def refused(outcome, part):
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert outcome.err.startswith("trbounds: error: ")
-    assert outcome.err.count("\n") == 1
-    assert part in outcome.err
-
-
 def test_mask(trbounds):
     outcome = trbounds("mask", MOE, "--rule", RULE, "--json")
     document = json.loads(outcome.out)
@@ -144,7 +136,9 @@ def test_mask_clamps_as_verl_where_it_matters(trbounds, tmp_path):
         assert json.loads(outcome.out)["accepted"]["value"] == accepted
     saved = tmp_path / "far.tbs"
     summarize(file).save(saved)
-    refused(trbounds("mask", str(saved), "--rule", "seq_max_k2(200)"), "expected a trace file")
+    trbounds("mask", str(saved), "--rule", "seq_max_k2(200)").assert_refused(
+        "expected a trace file"
+    )
 
 
 def test_mask_shows_steps(trbounds, tmp_path):
@@ -174,25 +168,25 @@ def test_masks_of_small_floats_are_exact(trbounds):
 
 
 def test_mask_refuses_bad_usage(trbounds, tmp_path):
-    refused(trbounds("mask", MOE), "--rule")
-    refused(trbounds("mask", MOE, "--rule", "ser<1", "--rule", "ser<2"), "--compare")
-    refused(trbounds("mask", MOE, "--rule", "max k2 =< 1"), "'max k2 ^=< 1'")
-    refused(trbounds("mask", "--rule", "ser<1"), "give trace files")
+    trbounds("mask", MOE).assert_refused("--rule")
+    trbounds("mask", MOE, "--rule", "ser<1", "--rule", "ser<2").assert_refused("--compare")
+    trbounds("mask", MOE, "--rule", "max k2 =< 1").assert_refused("'max k2 ^=< 1'")
+    trbounds("mask", "--rule", "ser<1").assert_refused("give trace files")
     saved = tmp_path / "moe.tbs"
     summarize(MOE).save(saved)
     assert trbounds("mask", str(saved), "--rule", "ser < 1").code == 0
-    refused(trbounds("mask", str(saved), "--rule", "max k3 < 1"), "expected a trace file")
-    refused(trbounds("mask", "-", "--rule", "max k3 < 1"), "expected a trace file")
-    refused(trbounds("mask", "-", "--rule", "token k3 < 1"), "expected a trace file")
+    trbounds("mask", str(saved), "--rule", "max k3 < 1").assert_refused("expected a trace file")
+    trbounds("mask", "-", "--rule", "max k3 < 1").assert_refused("expected a trace file")
+    trbounds("mask", "-", "--rule", "token k3 < 1").assert_refused("expected a trace file")
     assert trbounds("mask", str(saved), "--rule", "seq_max_k2(1)").code == 0
     nowhere = str(tmp_path / "none" / "masks.parquet")
-    refused(trbounds("mask", MOE, "--rule", "ser < 1", "-o", nowhere), "no such folder")
+    trbounds("mask", MOE, "--rule", "ser < 1", "-o", nowhere).assert_refused("no such folder")
     bare = [
         {k: row[k] for k in ("rollout_logprobs", "train_logprobs", "reward")} for row in records()
     ]
     file = write(tmp_path / "bare.jsonl", bare)
-    refused(trbounds("mask", file, "--rule", "LN-TRM(1)"), "--kl-max")
-    refused(trbounds("mask", file, "--rule", "max kl < 1"), "needs kl")
+    trbounds("mask", file, "--rule", "LN-TRM(1)").assert_refused("--kl-max")
+    trbounds("mask", file, "--rule", "max kl < 1").assert_refused("needs kl")
     assert trbounds("mask", file, "--rule", "LN-TRM(1)", "--kl-max", "0.1").code == 0
 
 
@@ -248,13 +242,15 @@ def test_threshold_for_a_budget(trbounds, tmp_path):
 
 
 def test_threshold_refuses_bad_usage(trbounds):
-    refused(trbounds("threshold", MOE), "either --target-acceptance or --budget")
-    refused(trbounds("threshold", MOE, "--budget", "1", "--target-acceptance", "0.5"), "either")
-    refused(trbounds("threshold", MOE, "--target-acceptance", "1.5"), "at most 1")
-    refused(trbounds("threshold", MOE, "--budget", "-1"), "positive")
+    trbounds("threshold", MOE).assert_refused("either --target-acceptance or --budget")
+    trbounds("threshold", MOE, "--budget", "1", "--target-acceptance", "0.5").assert_refused(
+        "either"
+    )
+    trbounds("threshold", MOE, "--target-acceptance", "1.5").assert_refused("at most 1")
+    trbounds("threshold", MOE, "--budget", "-1").assert_refused("positive")
     words = ["--rule-family", "max-k9", "--budget", "1"]
-    refused(trbounds("threshold", MOE, *words), "expected a statistic")
+    trbounds("threshold", MOE, *words).assert_refused("expected a statistic")
     words = ["--rule-family", "max-k2", "--budget", "1"]
-    refused(trbounds("threshold", MOE, *words), "limits no divergence")
+    trbounds("threshold", MOE, *words).assert_refused("limits no divergence")
     words = ["--rule-family", "token-ratio", "--target-acceptance", "0.9"]
-    refused(trbounds("threshold", MOE, *words), "masks single tokens")
+    trbounds("threshold", MOE, *words).assert_refused("masks single tokens")

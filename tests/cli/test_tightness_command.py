@@ -21,13 +21,6 @@ QUICK = ("--evaluations", "150", "--T-max", "3")
 
 
 @pytest.fixture
-def run(trbounds: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run in an empty folder, so that what is written is seen."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *words: trbounds(*(str(word) for word in words))
-
-
-@pytest.fixture
 def halved(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound a quarter of the right one: wrong even with the reward centred."""
     right = get_bound("classical")
@@ -125,9 +118,5 @@ def test_progress_counts_every_instance(run: Run, monkeypatch: pytest.MonkeyPatc
 )
 def test_bad_usage_is_one_line(run: Run, tmp_path: Path, words: str, message: str) -> None:
     outcome = run(*words.split())
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert outcome.err.startswith("trbounds: error: ")
-    assert outcome.err.count("\n") == 1
-    assert message in outcome.err
+    outcome.assert_refused(message)
     assert list(tmp_path.iterdir()) == []

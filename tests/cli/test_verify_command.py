@@ -19,15 +19,6 @@ DATA = Path(__file__).parents[1] / "data"
 MOE = str(DATA / "moe.parquet")
 
 
-@pytest.fixture
-def run(trbounds: Callable[..., Any]) -> Callable[..., tuple[int, str, str]]:
-    def call(*words: object) -> tuple[int, str, str]:
-        outcome = trbounds(*(str(word) for word in words))
-        return outcome.code, outcome.out, outcome.err
-
-    return call
-
-
 def records() -> list[dict[str, Any]]:
     with gzip.open(example_path(), "rt") as stream:
         return [json.loads(line) for line in stream][:16]
@@ -166,18 +157,6 @@ BAD_VALUES = {
 }
 
 
-def refused(result: tuple[int, str, str], *parts: str) -> None:
-    """One line on stderr that names the place; nothing on stdout; no traceback."""
-    code, out, err = result
-    assert code == 2
-    assert out == ""
-    assert err.startswith("trbounds: error: ")
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    for part in parts:
-        assert part in err
-
-
 @pytest.mark.parametrize("case", BAD_VALUES)
 @pytest.mark.parametrize("command", ["verify", "bound", "mask"])
 def test_bad_values_are_named(run, tmp_path, case, command):
@@ -190,7 +169,7 @@ def test_bad_values_are_named(run, tmp_path, case, command):
         "bound": ("bound", "--trace", file),
         "mask": ("mask", file, "--rule", "max kl <= 1"),
     }[command]
-    refused(run(*words, "--json"), str(file), "record 2", field)
+    run(*words, "--json").assert_refused(str(file), "record 2", field)
 
 
 @pytest.mark.parametrize("field", ["rollout_logprobs", "kl", "reward"])
@@ -201,30 +180,30 @@ def test_bad_values_in_parquet_are_named(run, tmp_path, field):
     values[4] = [float("nan"), *values[4][1:]] if isinstance(values[4], list) else float("inf")
     file = tmp_path / "bad.parquet"
     pq.write_table(table.set_column(index, field, pa.array(values)), file)
-    refused(run("verify", file), str(file), "record 4", field)
+    run("verify", file).assert_refused(str(file), "record 4", field)
 
 
 def test_missing_file(run, tmp_path):
-    refused(run("verify", tmp_path / "none.parquet"), "none.parquet", "no such file")
+    run("verify", tmp_path / "none.parquet").assert_refused("none.parquet", "no such file")
 
 
 @pytest.mark.parametrize("name", ["empty.parquet", "empty.jsonl", "empty.tbs"])
 def test_empty_file(run, tmp_path, name):
     (tmp_path / name).touch()
-    refused(run("verify", tmp_path / name), name)
+    run("verify", tmp_path / name).assert_refused(name)
 
 
 def test_truncated_parquet(run, tmp_path):
     file = tmp_path / "cut.parquet"
     file.write_bytes(Path(MOE).read_bytes()[:-5000])
-    refused(run("verify", file), "cut.parquet")
+    run("verify", file).assert_refused("cut.parquet")
 
 
 def test_truncated_summary(run, tmp_path):
     summarize(MOE).save(tmp_path / "moe.tbs")
     file = tmp_path / "cut.tbs"
     file.write_bytes((tmp_path / "moe.tbs").read_bytes()[:-5000])
-    refused(run("verify", file), "cut.tbs")
+    run("verify", file).assert_refused("cut.tbs")
 
 
 def test_broken_json_line(run, tmp_path):
@@ -232,34 +211,34 @@ def test_broken_json_line(run, tmp_path):
     lines = file.read_text().splitlines()
     lines[6] = lines[6][:-20]
     file.write_text("\n".join(lines))
-    refused(run("verify", file), "broken.jsonl", "record 6")
+    run("verify", file).assert_refused("broken.jsonl", "record 6")
 
 
 def test_missing_column(run, tmp_path):
     rows = [{k: v for k, v in row.items() if k != "train_logprobs"} for row in records()]
-    refused(run("verify", write(tmp_path / "m.jsonl", rows)), "m.jsonl", "train_logprobs")
+    run("verify", write(tmp_path / "m.jsonl", rows)).assert_refused("m.jsonl", "train_logprobs")
     table = pq.read_table(MOE).drop_columns(["rollout_logprobs"])
     pq.write_table(table, tmp_path / "m.parquet")
-    refused(run("verify", tmp_path / "m.parquet"), "m.parquet", "rollout_logprobs")
+    run("verify", tmp_path / "m.parquet").assert_refused("m.parquet", "rollout_logprobs")
 
 
 def test_unequal_lengths(run, tmp_path):
     rows = records()
     rows[1]["kl"].pop()
-    refused(run("verify", write(tmp_path / "u.jsonl", rows)), "u.jsonl", "record 1", "kl")
+    run("verify", write(tmp_path / "u.jsonl", rows)).assert_refused("u.jsonl", "record 1", "kl")
 
 
 def test_sequences_without_tokens(run, tmp_path):
     rows = [{"rollout_logprobs": [], "train_logprobs": [], "reward": 0.5} for _ in range(3)]
-    refused(run("verify", write(tmp_path / "none.jsonl", rows)), "no token")
+    run("verify", write(tmp_path / "none.jsonl", rows)).assert_refused("no token")
 
 
 def test_nothing_or_too_much_to_read(run):
-    refused(run("verify"), "--example")
-    refused(run("verify", MOE, "--example"), "--example")
-    refused(run("bound", "--trace", MOE, "--T", "5"), "--trace")
-    refused(run("bound"), "--T")
-    refused(run("verify", MOE, "--format", "tarot"), "tarot", "canonical-parquet")
+    run("verify").assert_refused("--example")
+    run("verify", MOE, "--example").assert_refused("--example")
+    run("bound", "--trace", MOE, "--T", "5").assert_refused("--trace")
+    run("bound").assert_refused("--T")
+    run("verify", MOE, "--format", "tarot").assert_refused("tarot", "canonical-parquet")
 
 
 # -- bound and mask ----------------------------------------------------------------------------
