@@ -7,6 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import flint
 import mpmath
@@ -455,3 +456,39 @@ def test_attained_bounds_are_attained_in_exact_arithmetic() -> None:
     truncated = random_rational_pair(np.random.default_rng(0), 2, 3, kind="truncated")
     with pytest.raises(InputError, match="absolutely continuous"):
         certify_pair(truncated, [])
+
+
+@pytest.mark.parametrize(
+    ("T", "values", "message"),
+    [
+        (4096, {"kl_max": -1e-4, "kl_seq": 0.01}, "field 'kl_max': found -0.0001"),
+        (4096, {"kl_max": math.nan, "kl_seq": 0.01}, "field 'kl_max': found nan"),
+        (4096, {"kl_max": Fraction(-1, 2), "kl_seq": arb("0.1")}, "field 'kl_max': found -0.5"),
+        (4096, {"kl_max": 1e-4, "kl_sq": 0.01}, "no field 'kl_sq'.*did you mean 'kl_seq'"),
+        (4096, {"kl_max": 1e-4, "kl_seq": arb(-1)}, "field 'kl_seq': found -1"),
+        (4, {"tv_max": 0.5, "tv_mean": [0.1, 0.2, 0.3]}, "found 3 positions"),
+        (2.5, {"kl_max": 1e-4, "kl_seq": 0.01}, "field 'T'"),
+    ],
+)
+def test_values_that_no_profile_takes_have_no_certificate(
+    T: Any, values: dict[str, Any], message: str
+) -> None:
+    # The root of a negative number came out as 0, a certificate of what is not there.
+    with pytest.raises(InputError, match=message):
+        enclose_values(get_bound("mixed"), T, values)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"conversion": "bh"}, {"precision": 10**9}, {"precision": 99.5}, {"precision": "x"}]
+)
+def test_bad_settings_are_refused(changes: dict[str, Any]) -> None:
+    values = {"kl_max": 1e-4, "kl_seq": 0.01}
+    with pytest.raises(InputError, match=next(iter(changes))):
+        enclose_values(get_bound("mixed"), 4096, values, **changes)
+
+
+def test_arrays_of_numpy_are_taken() -> None:
+    bound, numbers = get_bound("adaptive"), [0.25, 0.5, 0.125]
+    plain = enclose_values(bound, 3, {"kl_max": 0.5, "tv_mean": numbers})
+    arrays = {"kl_max": np.float32(0.5), "tv_mean": np.array(numbers)}
+    assert enclose_values(bound, 3, arrays) == plain

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from trbounds.bound import Assessment, Bound
 from trbounds.bounds import all_bounds
+from trbounds.errors import no_such
 from trbounds.profile import Conversion, DivergenceProfile
 from trbounds.traces.jackknife import jackknife_error
 from trbounds.traces.profile import (
@@ -80,7 +82,22 @@ class TraceBounds:
 
     def __getitem__(self, key: str) -> TraceBound:
         """Return a bound by its key."""
-        return next(found for found in self.bounds if found.bound.key == key)
+        by_key = {found.bound.key: found for found in self.bounds}
+        if key not in by_key:
+            raise no_such("bound on this trace", key, by_key)
+        return by_key[key]
+
+    def __contains__(self, key: str) -> bool:
+        """Tell whether the trace allows a bound."""
+        return any(found.bound.key == key for found in self.bounds)
+
+    def __iter__(self) -> Iterator[TraceBound]:
+        """Yield the bounds in order of rank."""
+        return iter(self.bounds)
+
+    def __len__(self) -> int:
+        """Return the number of bounds."""
+        return len(self.bounds)
 
 
 def bounds_on_trace(

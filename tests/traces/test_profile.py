@@ -13,13 +13,13 @@ import pytest
 from scipy.stats import genpareto, norm
 from scipy.stats import t as student
 
-from trbounds.bounds import all_bounds
+from trbounds.bounds import all_bounds, get_bound
 from trbounds.errors import InputError
 from trbounds.oracle import exact, random_pair
 from trbounds.oracle.profiles import profile_of as exact_profile_of
 from trbounds.oracle.sampling import sample_trace
 from trbounds.trace_bounds import JACKKNIFE, OBSERVED, RAISED, bounds_on_trace
-from trbounds.traces import TraceBatch, TraceSummary, validate
+from trbounds.traces import TraceBatch, TraceSummary, example_path, summarize, validate
 from trbounds.traces.error_estimates import centred_reward, estimate_error
 from trbounds.traces.jackknife import Blocks, jackknife_error, student_limit
 from trbounds.traces.profile import profile_of
@@ -405,3 +405,14 @@ def test_every_bound_is_above_the_true_error(real):
         if "reward_var" not in bound.bound.requires:
             assert bound.value >= sup["value"] - 3 * sup["standard_error"], bound.bound.key
         assert bound.value >= abs(error["value"]) - 3 * error["standard_error"], bound.bound.key
+
+
+def test_bounds_on_a_trace_are_found_by_key_and_one_after_another() -> None:
+    found = bounds_on_trace(summarize(example_path()))
+    assert found["l2"].bound is get_bound("l2")
+    assert "l2" in found
+    assert "L2" not in found
+    assert list(found) == list(found.bounds)
+    assert len(found) == len(found.bounds)
+    with pytest.raises(InputError, match=r"no bound on this trace 'sequence_k'.*'sequence_kl'"):
+        found["sequence_k"]

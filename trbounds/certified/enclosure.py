@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 from flint import arb, ctx, fmpq
 
 from trbounds.arrays import to_numpy
@@ -19,8 +21,8 @@ from trbounds.bound import Bound
 from trbounds.certified.derived import Situation, derive_missing
 from trbounds.certified.expressions import LONGEST_DIRECT_SUM, Reader
 from trbounds.certified.functions import with_sharp_conversion
-from trbounds.errors import InputError
-from trbounds.profile import POSITION_FIELDS, Conversion, DivergenceProfile
+from trbounds.errors import InputError, no_such
+from trbounds.profile import FIELDS, POSITION_FIELDS, Conversion, DivergenceProfile
 from trbounds.relations import RELATIONS
 
 __all__ = ["Enclosure", "enclose", "enclose_values"]
@@ -90,10 +92,6 @@ def enclose(bound: Bound, profile: DivergenceProfile, *, precision: int = 100) -
     Source: trbounds. Ball arithmetic is F. Johansson's arb, whose working precision is one for the
     whole process, and is put back afterwards: enclose in one thread at a time, or in processes.
     """
-    if not 8 <= precision <= _MOST_BITS // 4:
-        raise InputError(
-            f"found {precision}, expected 8 to {_MOST_BITS // 4} bits", field="precision"
-        )
     low, high = (Fraction(r) for r in profile.reward_range)
     T = to_numpy(profile.T)
     if T.ndim:
@@ -153,8 +151,18 @@ def enclose_values(
     Raises
     ------
     InputError
-        As for :func:`enclose`.
+        As for :func:`enclose`; also for what no profile takes: a field that it does not have, a
+        value out of range, or a wrong number of positions.
     """
+    if not (isinstance(precision, Integral) and 8 <= precision <= _MOST_BITS // 4):
+        raise InputError(
+            f"found {precision}, expected 8 to {_MOST_BITS // 4} bits", field="precision"
+        )
+    values = {
+        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        for name, value in values.items()
+    }
+    _check(T, values, reward_width, conversion)
     if T > LONGEST_DIRECT_SUM and any(name in values for name in POSITION_FIELDS):
         raise InputError(
             f"found {T}, expected at most {LONGEST_DIRECT_SUM:,} for sums over given positions",
@@ -193,6 +201,28 @@ def _evaluate(
     width = _as_ball(situation.reward_width)
     known["reward_var"] = known["reward_var"] / width**2
     return Reader({"T": situation.T, **known}, precision + 4).value(expression) * width
+
+
+def _check(
+    T: int, values: Mapping[str, Any], reward_width: Fraction, conversion: Conversion
+) -> None:
+    """Refuse what a profile of these numbers, rounded to floats, would refuse."""
+    for name in values:
+        if name not in FIELDS:
+            raise no_such("field", name, FIELDS)
+    rounded = {name: _rounded(value) for name, value in values.items()}
+    width = (0.0, float(reward_width))
+    DivergenceProfile(T=T, reward_range=width, conversion=conversion, **rounded)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_rounded(v) for v in value]
+    if isinstance(value, arb):
+        return float(value.mid())
+    if isinstance(value, Fraction):
+        return float(min(value, Fraction(sys.float_info.max)))
+    return value
 
 
 def _as_ball(value: Any) -> Any:
