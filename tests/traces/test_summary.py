@@ -169,17 +169,6 @@ def test_a_budget_that_is_met_exactly_is_not_exceeded():
     assert crossed.tolist() == [2] * 7 + [1] + [0] * 32
 
 
-def test_paired_differences_against_python(both):
-    summary, rows = both
-    sums = [math.fsum(a - b for a, b in zip(row["k3"], row["kl"], strict=True)) for row in rows]
-    found = summary.paired_differences()
-    z = np.mean(sums) / (np.std(sums, ddof=1) / math.sqrt(len(sums)))
-    assert found["k3_minus_kl"].z == pytest.approx(z, rel=1e-9)
-    assert found["k3_minus_kl"].mean == pytest.approx(math.fsum(sums) / summary.n_tokens, rel=1e-9)
-    assert len(found) == 6
-    assert all(abs(difference.z) < 3 for difference in found.values())
-
-
 def test_histograms_count_every_token(both):
     summary, _ = both
     names = {"abs_log_ratio", "k3", "kl", "tv", "chi2", "entropy"}
@@ -326,7 +315,6 @@ def test_optional_fields_are_those_that_every_part_has():
     assert not both.has("kl")
     assert full.has("kl", "reward")
     assert both.seen == {"kl", "reward"}
-    assert set(bare.paired_differences()) == {"ratio_minus_one"}
     assert np.isnan(bare.sequences["kl_sum"]).all()
     assert (bare.sequences["group"] == NO_GROUP).all()
     assert bare.groups().tolist() == [0, 1]

@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.compiled import BlockParts, uses_numba
-from trbounds.traces.estimates import (
-    PairedDifference,
-    dense_groups,
-    paired_differences,
-)
+from trbounds.traces.estimates import dense_groups
 from trbounds.traces.extremes import Extremes
 from trbounds.traces.heap import keep_freed_memory
 from trbounds.traces.histogram import Histogram, token_histograms
@@ -251,10 +247,6 @@ class TraceSummary:
         A sequence that names no prompt is a group of its own.
         """
         return dense_groups(self.sequences)
-
-    def paired_differences(self) -> dict[str, PairedDifference]:
-        """Differences whose expectation is 0 if the logs are right; see ``estimates``."""
-        return paired_differences(self.sequences)
 
     def steps(self) -> StepSeries:
         """Series by training step."""
