@@ -205,6 +205,24 @@ def test_solve(trbounds: Run) -> None:
     assert "7.52" in trbounds("solve", "--T", "4096", "--certify").out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("--certify", "--kl-max", "1e-3"), "--kl-max"),
+        (("--certify", "--tv-seq", "0.1", "--reward-var", "0.1"), "--tv-seq"),
+        (("--budget", "0.1", "--kl-max", "1e-3"), "--kl-max"),
+        (("--budget", "0.1", "--for", "tv_max", "--tv-max", "0.1"), "--tv-max"),
+    ],
+)
+def test_solve_takes_nothing_that_it_would_not_use(
+    trbounds: Run, arguments: tuple[str, ...], option: str
+) -> None:
+    outcome = trbounds("solve", "--T", "100", *arguments)
+    assert outcome.code == 2
+    assert not outcome.out
+    assert f"field '{option}'" in outcome.err
+
+
 def test_plot_writes_the_file_and_a_table(trbounds: Run, tmp_path: Path) -> None:
     for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
         path = tmp_path / f"bounds.{suffix}"

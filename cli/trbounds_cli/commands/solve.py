@@ -44,6 +44,7 @@ def command(
     """
     if certify == (budget is not None):
         raise InputError("give either --budget X or --certify")
+    _refuse_unused(known, certify, field)
     rows: list[tuple[str, float | None, str]] = []
     for bound in all_bounds().values():
         try:
@@ -95,3 +96,15 @@ def command(
             )
         ],
     )
+
+
+def _refuse_unused(known: dict[str, float], certify: bool, field: str) -> None:
+    for name in known:
+        if certify and name != "reward_var":
+            raise InputError(
+                "not used with --certify, which takes --reward-var alone and the rest from the "
+                "token KL",
+                field=name,
+            )
+        if not certify and name == field:
+            raise InputError(f"not used: --for {field} asks for its largest value", field=name)
