@@ -44,7 +44,7 @@ _COLOURS = {
     "mixed": VERMILION,
     "mixed_tv": ORANGE,
     "adaptive": SKY,
-    "coupling_sharp": PURPLE,
+    "coupling_sharp": VERMILION,
     "cauchy_schwarz": ORANGE,
     "prefix_profile": GREEN,
     "entropy_dual_second_order": SKY,
@@ -52,6 +52,7 @@ _COLOURS = {
     "chi2_second_order": BLUE,
     "path_sum_chi2": PURPLE,
     "path_sum_kl": BLACK,
+    "path_sum_kl_restart": GREY,
     "sequence_kl": VERMILION,
 }
 

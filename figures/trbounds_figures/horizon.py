@@ -49,7 +49,7 @@ _USUAL = (
 _BY_FIELD = {
     "chi2_max": ("chi2_second_order",),
     "chi2_path_max": ("path_sum_chi2",),
-    "kl_path_max": ("path_sum_kl",),
+    "kl_path_max": ("path_sum_kl_restart",),
 }
 
 _SYMBOLS = {
@@ -163,7 +163,7 @@ def data(T: int = 8192, *, bounds: Sequence[str] | None = None, **known: Any) ->
         Scalar fields of the divergence profile, ``reward_range`` and ``conversion``, the same at
         every horizon. With no divergence at all, the papers' headline point is taken:
         ``kl_max=1e-4, kl_seq=0.01``. ``kl_seq`` is at most ``T kl_max``, so it is cut at that
-        for short horizons.
+        for short horizons, and so are path sums at T times the largest term.
 
     Returns
     -------
@@ -207,6 +207,9 @@ def data(T: int = 8192, *, bounds: Sequence[str] | None = None, **known: Any) ->
 
 _SETTINGS = ("reward_range", "conversion")
 
+# Sums over tokens, and the largest term of each.
+_TOTALS = {"kl_seq": "kl_max", "kl_path_max": "kl_max", "chi2_path_max": "chi2_max"}
+
 # Axes reach beyond what is drawn, and must stay in floats.
 _LARGEST_DRAWN = 1e200
 
@@ -215,8 +218,9 @@ def _profile(
     horizons: NDArray[np.float64], point: dict[str, float], settings: dict[str, Any]
 ) -> DivergenceProfile:
     fields: dict[str, Any] = dict(point)
-    if "kl_seq" in point and "kl_max" in point:
-        fields["kl_seq"] = np.minimum(point["kl_seq"], horizons * point["kl_max"])
+    for total, token in _TOTALS.items():
+        if total in point and token in point:
+            fields[total] = np.minimum(point[total], horizons * point[token])
     return DivergenceProfile(T=horizons, **fields, **settings).complete()
 
 

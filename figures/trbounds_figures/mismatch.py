@@ -217,7 +217,7 @@ def draw(data: MismatchData, ax: Axes) -> None:
     ax.set(xticks=[], yticks=[])
     most = max(float(np.nanmax(trace.density())) for trace in data.traces)
     ax.set_title(
-        f"Shade: 1 to {most:,.0f} tokens (logarithmic); dots: mean by probability; red: exact "
+        f"Shade: 1 to {most:,.0f} tokens (logarithmic); dots: mean by probability; line: exact "
         "envelope at the smallest" + "\n" + r"logit error $\hat a$ that explains every sampled "
         "token; dashed: slope of the (1 - p) law.",
         loc="left",

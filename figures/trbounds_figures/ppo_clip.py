@@ -87,4 +87,5 @@ def draw(data: ClipData, ax: Axes) -> None:
     ax.axhline(0, color="#999999", linewidth=0.6, zorder=0)
     ax.set_xticks([0, low, 1, high, top], ["0", "$1-c$", "1", "$1+c$", f"{top:g}"])
     ax.set_xlabel(r"ratio $\rho$")
-    ax.set_ylabel("clipped objective")
+    ax.set_ylabel("clipped objective, $|A| = 1$")
+    ax.set_title(f"$c$ = {data.clip:g}; shaded: ratios within $1 \\pm c$", loc="left")

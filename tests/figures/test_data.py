@@ -198,6 +198,20 @@ def test_acceptance() -> None:
             assert found.accepted[j, i] == pytest.approx(float((1 - p) ** length), rel=1e-12)
 
 
+def test_path_sums_are_cut_at_what_tokens_add_up_to() -> None:
+    found = horizon.data(1000, kl_max=1e-4, kl_path_max=0.02, chi2_max=2e-4, chi2_path_max=0.04)
+    curves = {curve.key: curve.values for curve in found.curves}
+    for T, path_sum, restarted in zip(
+        found.T, curves["path_sum_chi2"], curves["path_sum_kl_restart"], strict=True
+    ):
+        assert path_sum == pytest.approx(
+            value("path_sum_chi2", T=T, chi2_path_max=min(0.04, T * 2e-4))
+        )
+        assert restarted == pytest.approx(
+            value("path_sum_kl_restart", T=T, kl_path_max=min(0.02, T * 1e-4), kl_max=1e-4)
+        )
+
+
 def test_clipping_has_four_cases() -> None:
     found = ppo_clip.data(0.25, 2.0)
 

@@ -134,6 +134,22 @@ def test_axes_are_labelled_and_something_is_drawn(name: str) -> None:
     assert ax.get_ylabel() or all(label.get_text() for label in panels[0].get_yticklabels())
 
 
+@pytest.mark.parametrize("name", ["caps", "horizon", "radius", "sparse", "horizon, crowded"])
+def test_no_two_curves_have_the_same_colour_and_style(name: str) -> None:
+    (ax,) = (drawn(name) if name in NAMES else crowded()).axes
+    # The strokes from the ends of curves to their labels leave the axes.
+    curves = [line for line in ax.lines if line.get_clip_on()]
+    looks = [(line.get_color(), line.get_linestyle()) for line in curves]
+    assert len(looks) >= 3
+    assert len(set(looks)) == len(looks)
+
+
+def test_clipping_says_which_advantages_and_which_clip_are_drawn() -> None:
+    said = " ".join(text.get_text() for text in texts(drawn("ppo_clip")))
+    assert "$c$ = 0.2" in said
+    assert "|A| = 1" in said
+
+
 def test_drawing_leaves_matplotlib_as_it_was() -> None:
     before = dict(mpl.rcParams)
     render("acceptance")

@@ -134,7 +134,7 @@ def derive() -> Derivation:
 
 BOUND = Bound(
     key="path_sum_kl_restart",
-    title="Path-sum KL, weights restarted",
+    title="Path-sum KL, restarted",
     source=Source("trbounds", "weights restarted above 1 + c, and token-wise duality"),
     requires=("kl_path_max", "kl_seq", "reward_var"),
     formula=formula,
