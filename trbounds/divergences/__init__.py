@@ -6,7 +6,6 @@ total variation, with μ the rollout policy and π the training policy. Natural 
 
 from trbounds.divergences.conversions import (
     chi2_from_kl,
-    one_minus_tv_from_kl_sharp,
     tv_from_chi2,
     tv_from_kl_pinsker,
     tv_from_kl_sharp,
@@ -31,7 +30,6 @@ __all__ = [
     "k2",
     "k3",
     "kl_divergence",
-    "one_minus_tv_from_kl_sharp",
     "total_variation",
     "tv_from_chi2",
     "tv_from_kl_pinsker",

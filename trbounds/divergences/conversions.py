@@ -11,7 +11,6 @@ from trbounds.divergences.sharp import sharp_tv
 
 __all__ = [
     "chi2_from_kl",
-    "one_minus_tv_from_kl_sharp",
     "tv_from_chi2",
     "tv_from_kl_pinsker",
     "tv_from_kl_sharp",
@@ -62,10 +61,6 @@ def tv_from_kl_sharp(kl: Any) -> Any:
     InputError
         If a value is negative or NaN.
 
-    See Also
-    --------
-    one_minus_tv_from_kl_sharp : keeps relative accuracy where TV is close to 1.
-
     References
     ----------
     Fedotov, Harremoës and Topsøe, "Refinements of Pinsker's inequality", IEEE Trans. Inf. Theory
@@ -76,30 +71,7 @@ def tv_from_kl_sharp(kl: Any) -> Any:
     >>> round(tv_from_kl_sharp(1.0), 5)
     0.66444
     """
-    return elementwise(lambda xp, x: sharp_tv(xp, x)[0], {"kl": kl}, nonnegative=True)
-
-
-def one_minus_tv_from_kl_sharp(kl: Any) -> Any:
-    """Return 1 - TV for the largest total variation that a KL divergence allows.
-
-    For large KL this is exp(-KL), which 1 - `tv_from_kl_sharp` would round to 0 from KL = 37 on.
-
-    Parameters
-    ----------
-    kl : float or array
-        KL divergence in nats, either direction, >= 0.
-
-    Returns
-    -------
-    float or array
-        Of the kind, dtype and device of `kl`. Relative error at most 1e-13 for KL up to 700.
-
-    Raises
-    ------
-    InputError
-        If a value is negative or NaN.
-    """
-    return elementwise(lambda xp, x: sharp_tv(xp, x)[1], {"kl": kl}, nonnegative=True)
+    return elementwise(sharp_tv, {"kl": kl}, nonnegative=True)
 
 
 def tv_from_chi2(chi2: Any) -> Any:

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Divergences:
     """The divergences of pairs of distributions (μ, π): float64, in nats, one entry per pair.
 

@@ -58,8 +58,8 @@ def _kl_and_slope(xp: ModuleType, u: Any) -> tuple[Any, Any]:
     return kl, xp.where(small, v * _horner(_KL_SLOPE, v * v), slope_large)
 
 
-def _tv_and_complement(xp: ModuleType, u: Any) -> tuple[Any, Any]:
-    """Return TV(u) and 1 - TV(u), for 0 < u <= 30."""
+def _tv(xp: ModuleType, u: Any) -> Any:
+    """Return TV(u), for 0 < u <= 30."""
     small = u <= _SERIES_LIMIT
     v = xp.where(small, u, xp.ones_like(u))
     w = xp.where(small, xp.ones_like(u), u)
@@ -67,14 +67,11 @@ def _tv_and_complement(xp: ModuleType, u: Any) -> tuple[Any, Any]:
     tv_small = 0.5 * v * (1.0 - langevin) * (1.0 + langevin)
     q = xp.expm1(2.0 * w)
     complement = 0.5 / w + 2.0 * w * (q + 1.0) / (q * q) - 2.0 / q
-    return (
-        xp.where(small, tv_small, 1.0 - complement),
-        xp.where(small, 1.0 - tv_small, complement),
-    )
+    return xp.where(small, tv_small, 1.0 - complement)
 
 
-def sharp_tv(xp: ModuleType, kl: Any) -> tuple[Any, Any]:
-    """Return the largest TV at each KL, and 1 - TV.
+def sharp_tv(xp: ModuleType, kl: Any) -> Any:
+    """Return the largest TV at each KL.
 
     Parameters
     ----------
@@ -85,8 +82,8 @@ def sharp_tv(xp: ModuleType, kl: Any) -> tuple[Any, Any]:
 
     Returns
     -------
-    tuple of array
-        TV and 1 - TV, each to 1e-13 relative.
+    array
+        TV, to 1e-13 relative.
     """
     ordinary = (kl > 0.0) & (kl <= _LARGE_KL)
     k = xp.where(ordinary, kl, xp.ones_like(kl))
@@ -97,11 +94,7 @@ def sharp_tv(xp: ModuleType, kl: Any) -> tuple[Any, Any]:
         u = u + (k - value) / slope
         u = xp.where(u < 0.9 * guess, 0.9 * guess, xp.where(u > 1.1 * guess, 1.1 * guess, u))
     value, _ = _kl_and_slope(xp, u)
-    rest = (k - value) / (2.0 * u)
-    tv, complement = _tv_and_complement(xp, u)
     # Pinsker's value is the limit at 0; the minimum keeps rounding from exceeding it.
-    tv = xp.minimum(tv + rest, xp.sqrt(0.5 * k))
+    tv = xp.minimum(_tv(xp, u) + (k - value) / (2.0 * u), xp.sqrt(0.5 * k))
     large = kl > _LARGE_KL
-    tv = xp.where(ordinary, tv, xp.where(large, -xp.expm1(-kl), xp.zeros_like(kl)))
-    complement = xp.where(ordinary, complement - rest, xp.exp(-kl))
-    return tv, complement
+    return xp.where(ordinary, tv, xp.where(large, -xp.expm1(-kl), xp.zeros_like(kl)))
