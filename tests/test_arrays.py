@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import array_api_strict as strict
@@ -11,6 +13,9 @@ import numpy as np
 import pytest
 
 from trbounds.arrays import array_namespace, asarray_float64, device, is_numpy, to_numpy
+from trbounds.divergences import k3
+from trbounds.errors import InputError
+from trbounds.profile import DivergenceProfile
 
 
 def test_numbers_and_sequences_count_as_numpy() -> None:
@@ -80,3 +85,21 @@ def test_torch_shares_bfloat16_by_its_bits(monkeypatch: pytest.MonkeyPatch) -> N
     found = to_numpy(_Tensor(values.view(np.uint16)))
     assert found.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(found, values)
+
+
+def test_masked_entries_are_refused() -> None:
+    x = np.ma.array([1.0, 2.0], mask=[False, True])
+    for convert in (asarray_float64, to_numpy):
+        with pytest.raises(InputError, match="masked entries"):
+            convert(x)
+        assert type(convert(np.ma.array([1.0, 2.0]))) is np.ndarray
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
+def test_gradients_pass_without_a_warning() -> None:
+    torch = importlib.import_module("torch")
+    x = torch.tensor([0.5, 1.0], requires_grad=True)
+    k3(x).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), np.expm1([0.5, 1.0]), rtol=1e-6)
+    profile = DivergenceProfile(T=10, kl_max=x)
+    assert profile.kl_max.requires_grad

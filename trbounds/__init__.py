@@ -31,7 +31,7 @@ Further packages, each imported by its name:
 
 from trbounds.bound import Assessment, Bound, largest_surrogate_gain
 from trbounds.bounds import all_bounds, get_bound
-from trbounds.errors import InputError, MissingDependency, TrboundsError
+from trbounds.errors import InputError, MissingDependency, MissingField, TrboundsError
 from trbounds.profile import DivergenceProfile, Provenance
 
 __version__ = "0.1.0"
@@ -42,6 +42,7 @@ __all__ = [
     "DivergenceProfile",
     "InputError",
     "MissingDependency",
+    "MissingField",
     "Provenance",
     "TrboundsError",
     "__version__",

@@ -131,6 +131,9 @@ def asarray_float64(x: Any, *, xp: ModuleType | None = None, like: Any = None) -
     if xp is None:
         xp = array_namespace(x, like)
     where = device(like) if _is_array(like) else device(x)
+    if _is_array(x) and not isinstance(x, np.ndarray):
+        # torch warns of a tensor with a gradient in asarray, not here.
+        return array_api_compat.to_device(xp.astype(x, xp.float64, copy=False), where)
     if not _is_array(x):
         x = np.asarray(x, dtype=np.float64)
         x = x if is_numpy(xp) else x.item() if x.ndim == 0 else x.tolist()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trbounds.arrays import is_numpy
+from trbounds.arrays import asarray_float64, is_numpy
 from trbounds.errors import InputError, MissingField
 from trbounds.profile import POSITION_FIELDS, DivergenceProfile
 from trbounds.special import entropy_dual_gain
@@ -89,7 +89,7 @@ class Assessment:
     plug_in: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Bound(Theorem):
     """An upper bound on |Error| = |J(pi) - J(mu) - L'|, with its statement and its proof.
 
@@ -203,6 +203,7 @@ class Bound(Theorem):
 
 
 def _as_result(value: Any, profile: DivergenceProfile) -> Any:
+    value = asarray_float64(value, xp=profile.xp, like=profile.T)  # a formula may give a number
     if value.ndim == 0 and is_numpy(profile.xp):
         return float(value)
     return profile.xp.astype(value, profile.dtype, copy=False)

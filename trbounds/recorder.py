@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Sequence
+from operator import index
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, to_numpy
+from trbounds.checks import as_number
 from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
 from trbounds.traces.columns import BOOLEANS, IDENTIFIERS, INTEGERS, TRUTH_VALUES
@@ -87,7 +89,7 @@ class Recorder:
 
         import_pyarrow("Recording traces")
         for name, value in (("shard_tokens", shard_tokens), ("shard_seconds", shard_seconds)):
-            if not value > 0:
+            if not as_number(name, value) > 0:
                 raise InputError(f"found {value}, expected more than 0", field=name)
         self._directory = os.fspath(directory)
         try:
@@ -96,7 +98,7 @@ class Recorder:
             raise InputError(f"cannot be made: {error.strerror}", file=self._directory) from None
         self._shard_tokens = shard_tokens
         self._shard_seconds = shard_seconds
-        self._rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+        self._rank = _checked_rank(os.environ.get("RANK", 0) if rank is None else rank)
         self._start_over()
         atexit.register(self.close)
 
@@ -196,6 +198,9 @@ class Recorder:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"Recorder({self._directory!r}, {self._tokens} tokens to be written)"
+
     def _add(self, batch: TraceBatch) -> None:
         self._forget_if_forked()
         with self._lock:
@@ -228,11 +233,28 @@ class Recorder:
         self._oldest = time.monotonic()
 
 
+def _checked_rank(rank: int | str) -> int:
+    """Return the rank now: a shard whose name cannot be made is lost when it is written."""
+    try:
+        found = int(rank) if isinstance(rank, str) else index(rank)
+    except (TypeError, ValueError):
+        found = -1
+    if found < 0:
+        raise InputError(f"found {rank!r}, expected a whole number of at least 0", field="rank")
+    return found
+
+
 class _Rows:
     """The sequences of one call: flattens arrays by their lengths."""
 
     def __init__(self, like: Any) -> None:
-        rows = _host(like) if _is_array(like) else [_host(row) for row in like]
+        try:
+            rows = _host(like) if _is_array(like) else [_host(row) for row in like]
+        except InputError as error:
+            raise InputError(error.problem, field="rollout_logprobs") from None
+        except (TypeError, ValueError):
+            expected = "expected an array of two dimensions, or a list of arrays of numbers"
+            raise InputError(expected, field="rollout_logprobs") from None
         self.width: int | None = None
         if isinstance(rows, np.ndarray):
             if rows.ndim != 2:
@@ -254,7 +276,10 @@ class _Rows:
 
     def cut(self, mask: Any) -> None:
         """Leave out what follows the last token of a sequence that counts."""
-        counted = self.tokens("mask", mask).astype(bool)
+        values = self.tokens("mask", mask)
+        if bool(((values != 0) & (values != 1)).any()):
+            raise InputError("expected true and false, or 1 and 0", field="mask")
+        counted = values.astype(bool)
         owner = np.repeat(np.arange(self.lengths.size), self.lengths)
         position = np.arange(owner.size) - self.offsets[owner]
         ends = np.zeros_like(self.lengths)

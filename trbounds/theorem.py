@@ -53,7 +53,7 @@ class Source:
         return f"{self.work}, {self.place}" if self.place else self.work
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Theorem:
     """A statement about one quantity, with its proof and an evaluator.
 
@@ -102,6 +102,12 @@ class Theorem:
     assumes: tuple[str, ...] = ()
     attained: Callable[[], Any] | None = None
 
+    def __repr__(self) -> str:
+        """Return what tells it from others: the functions it is made of say nothing as text."""
+        return (
+            f"{type(self).__name__}(key={self.key!r}, title={self.title!r}, source='{self.source}')"
+        )
+
     @property
     def kind(self) -> Kind:
         """Tight where an instance attains the value, otherwise upper."""
@@ -112,7 +118,7 @@ class Theorem:
         return tuple(name for name in self.requires if getattr(situation, name) is None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Law(Theorem, Generic[Case]):
     """A theorem about cases that are given in full: nothing is completed before evaluation.
 

@@ -501,3 +501,39 @@ def test_values_of_a_wrong_type_spoil_no_others(tmp_path, field, right, wrong):
     batches = list(open_trace(tmp_path, on_error="skip", on_skip=left_out.append))
     assert [getattr(batch, field).tolist() for batch in batches] == [[right, right]]
     assert [error.field for error in left_out] == [field]
+
+
+@pytest.mark.parametrize("rank", ["first", -1, 1.5, [0]])
+def test_a_rank_that_no_name_can_hold_is_refused_before_anything_is_recorded(tmp_path, rank):
+    with pytest.raises(InputError, match="field 'rank': found"):
+        Recorder(tmp_path, rank=rank)
+
+
+def test_the_rank_of_the_environment_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    with Recorder(tmp_path) as recorder:
+        recorder.record(rollout_logprobs=[[-1.0]], train_logprobs=[[-1.0]])
+        assert repr(recorder) == f"Recorder({str(tmp_path)!r}, 1 tokens to be written)"
+    (shard,) = tmp_path.iterdir()
+    assert "rank00003" in shard.name
+    monkeypatch.setenv("RANK", "")
+    with pytest.raises(InputError, match="field 'rank': found ''"):
+        Recorder(tmp_path)
+
+
+@pytest.mark.parametrize("mask", [[[0.5, 1.0]], [[np.nan, 1.0]], [[2, 1]]])
+def test_a_mask_of_weights_is_refused(tmp_path, mask):
+    with Recorder(tmp_path) as recorder, pytest.raises(InputError, match=r"field 'mask'.*1 and 0"):
+        recorder.record(rollout_logprobs=[[-1.0, -1.0]], train_logprobs=[[-1.0, -1.0]], mask=mask)
+
+
+@pytest.mark.parametrize("rows", [-1.0, [[-1.0, [2.0]]], None])
+def test_rows_that_are_none_are_refused(tmp_path, rows):
+    with Recorder(tmp_path) as recorder, pytest.raises(InputError, match="'rollout_logprobs'"):
+        recorder.record(rollout_logprobs=rows, train_logprobs=rows)
+
+
+def test_masked_arrays_are_refused(tmp_path):
+    rows = np.ma.array([[-1.0, -2.0]], mask=[[False, True]])
+    with Recorder(tmp_path) as recorder, pytest.raises(InputError, match="masked entries"):
+        recorder.record(rollout_logprobs=rows, train_logprobs=rows)

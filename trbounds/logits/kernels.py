@@ -35,7 +35,7 @@ _LARGEST_NORMALISER = 1e6
 _LOGIT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RowDivergences(Divergences):
     """Divergences of rows of logits, and the normalisers met on the way.
 

@@ -38,7 +38,7 @@ _LARGEST = 700.0  # of a number whose exponential is taken
 _SUM_ERROR = 2.0**-50  # of a sum of probabilities
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DivergenceIntervals:
     """What top-k logs say about each divergence: ``lower <= exact <= upper``.
 

@@ -129,7 +129,7 @@ class Perturbation:
     token: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MismatchLaw(Law[MismatchCase]):
     """A law of the mismatch: a theorem about a :class:`MismatchCase`.
 

@@ -165,6 +165,13 @@ class MismatchSummary:
         self._sums = np.zeros((3, _N_BINS))
         self._maxima = np.zeros((2, _N_BINS))
 
+    def __repr__(self) -> str:
+        """Return how much it holds, and the largest logit error."""
+        return (
+            f"MismatchSummary({self.n_sequences} sequences, {self.n_tokens} tokens, "
+            f"logit error up to {self.logit_error_max:.4g})"
+        )
+
     @classmethod
     def of(
         cls,

@@ -20,7 +20,7 @@ from trbounds.traces.batch import TraceBatch
 __all__ = ["TokenMismatch", "summarize_rows", "token_mismatch"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TokenMismatch:
     """One sampled token per row of logits. In the laws p is the training policy, q the rollout.
 

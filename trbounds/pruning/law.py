@@ -87,7 +87,7 @@ def _check(name: str, x: Any) -> None:
     refuse_where(~ok, x, expected, name)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PruningLaw(Law[PruningCase]):
     """A law of pruning: a theorem about a :class:`PruningCase`.
 

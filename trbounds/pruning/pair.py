@@ -16,7 +16,7 @@ __all__ = ["PrunedPair", "SafeSets", "prune_pair"]
 SafeSets = Literal["rollout", "own"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PrunedPair:
     """Two policies, pruned. One entry per row.
 

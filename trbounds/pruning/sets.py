@@ -15,7 +15,7 @@ from trbounds.errors import InputError
 __all__ = ["Columns", "Pruned", "checked_min_p", "prune", "restrict", "safe_set"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pruned:
     """Rows of logits with the tokens outside a set removed.
 

@@ -13,7 +13,7 @@ from trbounds.arrays import device, to_numpy
 from trbounds.checks import as_numpy
 from trbounds.clusters import ClusteredEstimate, RunningMean
 from trbounds.divergences import Divergences
-from trbounds.errors import InputError
+from trbounds.errors import InputError, no_such
 from trbounds.mismatch.rows import token_mismatch
 from trbounds.pruning.law import PruningCase
 from trbounds.pruning.laws import get_law
@@ -34,6 +34,7 @@ SWEEP_THRESHOLDS = (
     0.3,
 )
 
+_REMOVABLE = ("kl", "tv", "chi2", "abs_mismatch")
 Floats = NDArray[np.float64]
 
 # First row, logits of both policies, sampled tokens.
@@ -126,7 +127,19 @@ class SweepRow:
         ----------
         name : str
             ``"kl"``, ``"tv"``, ``"chi2"`` or ``"abs_mismatch"``.
+
+        Returns
+        -------
+        float
+            1 less the quotient of the means with and without pruning; 0 where both are 0.
+
+        Raises
+        ------
+        InputError
+            If there is no such mean, or the mismatch is asked for without token ids.
         """
+        if name not in _REMOVABLE:
+            raise no_such("mean", name, _REMOVABLE)
         first, last = getattr(self.before, name), getattr(self.after, name)
         if first is None:
             raise InputError("the mismatch of sampled tokens needs token ids", field=name)

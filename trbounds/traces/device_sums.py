@@ -41,7 +41,7 @@ _ADMISSIBLE = {
 """What the log-probabilities of a trace allow, and its divergences."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TokenSums:
     """Sums over the tokens of sequences; float64, on the device of the tokens.
 
