@@ -10,7 +10,7 @@ import pytest
 
 from trbounds import DivergenceProfile, InputError, get_bound
 from trbounds.divergences import chi2_from_kl, divergences, k1, k3, tv_from_kl_sharp
-from trbounds.logits import row_divergences
+from trbounds.logits import example_logits_path, read_logits, row_divergences
 from trbounds.mismatch import (
     MismatchCase,
     largest_logit_error,
@@ -28,7 +28,7 @@ from trbounds.pruning import (
     sequence_bias,
     sweep,
 )
-from trbounds.solve import largest_divergence, uniform_profile
+from trbounds.solve import largest_divergence, solvable_profile, uniform_profile
 
 LOGITS = np.log([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
 IDS = np.array([0, 2])
@@ -139,3 +139,34 @@ def test_falling_offsets_are_refused_whatever_their_type() -> None:
     assert unsigned.tv == sequence_bias(mass, [0, 1, 3]).tv
     with pytest.raises(InputError, match="do not fall"):
         sequence_bias(mass, np.array([0, 4, 2, 3], dtype=np.uint64))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: DivergenceProfile(T=3, kl_max=x).kl_max,
+        lambda x: DivergenceProfile(T=3, kl_max=x).complete().with_values(tv_seq=0.1).kl_max,
+        lambda x: MismatchCase(noise_sd=x).noise_sd,
+        lambda x: PruningCase(kl=x).kl,
+    ],
+)
+def test_what_was_checked_does_not_change_with_the_callers_array(
+    make: Callable[[Any], Any],
+) -> None:
+    given = np.array([0.25, 0.5])
+    found = make(given)
+    given[0] = -1.0
+    assert found.tolist() == [0.25, 0.5]
+    assert not found.flags.writeable
+
+
+@pytest.mark.parametrize("rows", [0, -1, 2.5, "x"])
+def test_batches_of_no_rows_are_refused(rows: Any) -> None:
+    # -1 gave no batch at all, as if the file were empty.
+    with pytest.raises(InputError, match="field 'rows'"):
+        next(read_logits(example_logits_path()).batches(rows))
+
+
+def test_a_profile_to_solve_for_needs_no_further_fields() -> None:
+    found = solvable_profile(10, "kl_max", 0.1)
+    assert repr(found) == repr(solvable_profile(10, "kl_max", 0.1, {}, "pinsker"))

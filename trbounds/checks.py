@@ -20,6 +20,7 @@ __all__ = [
     "as_number_arrays",
     "as_numpy",
     "is_count",
+    "kept",
     "refuse_where",
 ]
 
@@ -152,6 +153,14 @@ def as_numpy(name: str, value: Any) -> NDArray[Any]:
         raise InputError(error.problem, field=name) from None
     except (TypeError, ValueError):
         raise _no_numbers(name, value) from None
+
+
+def kept(array: Any) -> Any:
+    """Return an array to keep: a copy of a numpy array that its owner could still change."""
+    if isinstance(array, np.ndarray) and array.flags.writeable:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
 
 
 def is_count(x: Any, xp: ModuleType) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trbounds.arrays import array_namespace, asarray_float64, device, to_numpy
-from trbounds.checks import COUNT, as_number, as_number_arrays, is_count, refuse_where
+from trbounds.checks import COUNT, as_number, as_number_arrays, is_count, kept, refuse_where
 from trbounds.divergences import tv_from_kl_pinsker, tv_from_kl_sharp
 from trbounds.errors import InputError
 from trbounds.provenance import Provenance
@@ -68,7 +68,8 @@ class DivergenceProfile:
     KL(mu || pi) is not bounded by log(1 + chi2(pi || mu)): the directions differ.
 
     Scalars may be arrays that broadcast against each other: a batch of profiles. The fields of
-    ``POSITION_FIELDS`` carry positions 1..T on a trailing axis of length ``T``.
+    ``POSITION_FIELDS`` carry positions 1..T on a trailing axis of length ``T``. A profile keeps
+    copies of numpy arrays, which are read-only.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
             object.__setattr__(self, "dtype", _result_dtype(list(given.values())))
         for name, array in as_number_arrays(given).items():
             _check_values(name, array, self.reward_width)
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, name, kept(array))
         shape: tuple[int, ...] = ()
         for name in given:
             shape = self._check_shape(name, shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from scipy.optimize import brentq
@@ -30,6 +31,7 @@ LONGEST_SPREAD = 1_000_000
 
 _SMALLEST, _LARGEST = 1e-280, 1e3
 _TOLERANCE = 1e-12
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 def uniform_profile(
@@ -60,6 +62,11 @@ def uniform_profile(
     -------
     DivergenceProfile
         With its position fields filled in up to a horizon of a million.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range, or the horizon is not one whole number.
     """
     fields = {"kl_max": kl_max, "conversion": conversion, **known}
     if chi2_per_kl is not None:
@@ -100,6 +107,15 @@ def largest_divergence(
     ------
     InputError
         If the budget is not positive, or the profile lacks what the bound needs.
+
+    Examples
+    --------
+    >>> from trbounds import get_bound
+    >>> from trbounds.solve import largest_divergence, solvable_profile
+    >>> largest_divergence(
+    ...     get_bound("sequence_kl"), lambda kl: solvable_profile(4096, "kl_max", kl), 0.1
+    ... )
+    2.44...e-05
     """
     budget = as_number("budget", budget)
     if not (math.isfinite(budget) and budget > 0):
@@ -166,7 +182,11 @@ def certifiable_radius(
 
 
 def solvable_profile(
-    T: int, field: str, value: float, known: Mapping[str, float], conversion: Conversion
+    T: int,
+    field: str,
+    value: float,
+    known: Mapping[str, float] = _NOTHING,
+    conversion: Conversion = "pinsker",
 ) -> DivergenceProfile:
     """Profile with one field at a trial value, for :func:`largest_divergence`.
 
@@ -178,7 +198,7 @@ def solvable_profile(
         One of :data:`SOLVABLE`.
     value : float
         Its value. A TV is at most 1: end the search there.
-    known : mapping of str to float
+    known : mapping of str to float, optional
         Further fields.
     conversion : {"pinsker", "sharp"}
         How a KL becomes a TV.

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class LogitsFile:
         Raises
         ------
         InputError
-            If this is a top-k log, or the file turns out to be damaged.
+            If `rows` is not at least 1, this is a top-k log, or the file turns out to be damaged.
         """
         if self.is_top_k:
             raise InputError("holds top-k log-probabilities, expected full logits", file=self.path)
@@ -148,7 +149,7 @@ class LogitsFile:
         Raises
         ------
         InputError
-            If this file holds full logits, or turns out to be damaged.
+            If `rows` is not at least 1, or this file holds full logits or turns out to be damaged.
         """
         if not self.is_top_k:
             raise InputError("holds full logits, expected top-k log-probabilities", file=self.path)
@@ -158,6 +159,8 @@ class LogitsFile:
     def _blocks(
         self, fields: tuple[str, ...], rows: int | None
     ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        if rows is not None and not (isinstance(rows, Integral) and rows >= 1):
+            raise InputError(f"found {rows!r}, expected a whole number of at least 1", field="rows")
         sources = [self._sources[field] for field in fields]
         widest = max(s.shape[1] * s.dtype.itemsize for s in sources)
         step = rows or max(1, _BATCH_BYTES // widest)

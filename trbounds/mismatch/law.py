@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from trbounds.arrays import array_namespace
-from trbounds.checks import as_number_arrays, refuse_where
+from trbounds.checks import as_number_arrays, kept, refuse_where
 from trbounds.errors import InputError
 from trbounds.mismatch.logspace import log1mexp
 from trbounds.theorem import Kind, Law
@@ -72,7 +72,7 @@ class MismatchCase:
         given = {name: v for name in _GIVEN if (v := getattr(self, name)) is not None}
         for name, array in as_number_arrays(given).items():
             _check(name, array)
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, name, kept(array))
         for letter in ("p", "q"):
             self._complete(letter)
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from trbounds.arrays import array_namespace
-from trbounds.checks import COUNT, as_number_arrays, is_count, refuse_where
+from trbounds.checks import COUNT, as_number_arrays, is_count, kept, refuse_where
 from trbounds.theorem import Kind, Law
 
 __all__ = ["PruningCase", "PruningLaw"]
@@ -62,7 +62,7 @@ class PruningCase:
         given = {name: value for name, value in self._fields() if value is not None}
         for name, array in as_number_arrays(given).items():
             _check(name, array)
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, name, kept(array))
 
     def _fields(self) -> Iterator[tuple[str, Any]]:
         return ((f.name, getattr(self, f.name)) for f in fields(self))
