@@ -15,8 +15,6 @@ from typer.main import get_command
 from trbounds.errors import InputError, TrboundsError
 from trbounds_cli.overview import command_names
 
-__all__ = ["make_app", "run"]
-
 _HELP = ["-h", "--help"]
 
 _OPTIONS = {"target": "--target-acceptance", "family": "--rule-family", "out": "--output"}

@@ -15,18 +15,6 @@ from trbounds_cli.output import number, print_table, yes_no
 if TYPE_CHECKING:
     from trbounds.certified import Enclosure
 
-__all__ = [
-    "CERTIFIED_NOTE",
-    "Enclosures",
-    "assess_all",
-    "assessment_document",
-    "certify_all",
-    "enclosure_text",
-    "print_assessments",
-    "profile_document",
-    "smallest",
-]
-
 #: Enclosures by the bound's key; None where there is no finite one.
 Enclosures = Mapping[str, "Enclosure | None"]
 

@@ -15,8 +15,6 @@ from trbounds.errors import InputError
 if TYPE_CHECKING:
     from trbounds.logits import LogitsFile
 
-__all__ = ["Logits", "UseExampleLogits", "open_logits"]
-
 Logits = Annotated[
     str | None,
     typer.Argument(

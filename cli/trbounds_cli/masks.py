@@ -14,18 +14,6 @@ if TYPE_CHECKING:
     from trbounds.masking import Bin
     from trbounds.traces import TraceSummary
 
-__all__ = [
-    "LENGTH_COLUMNS",
-    "KlMax",
-    "TvMax",
-    "check_tokens",
-    "length_rows",
-    "percent",
-    "read_once",
-    "statistics_of",
-    "vacuous",
-]
-
 LENGTH_COLUMNS = ["length", "sequences>", "accepted>", "s.e.>", "expected>", "tokens kept>"]
 
 KlMax = Annotated[

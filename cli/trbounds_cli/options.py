@@ -11,19 +11,6 @@ import typer
 
 from trbounds.profile import FIELDS, POSITION_FIELDS, Conversion, DivergenceProfile
 
-__all__ = [
-    "AsJson",
-    "ConversionOption",
-    "Example",
-    "Horizon",
-    "OnError",
-    "RewardRange",
-    "TokenTraces",
-    "TraceFormat",
-    "Traces",
-    "profile_options",
-]
-
 Horizon = Annotated[int, typer.Option("--T", metavar="N", help="Horizon: the longest response.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 ConversionOption = Annotated[

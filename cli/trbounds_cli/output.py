@@ -15,9 +15,6 @@ from trbounds.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["check_output", "number", "print_json", "print_table", "yes_no"]
-
-
 _NARROWEST, _WIDEST = 100, 180
 """Columns of what goes to a file: as many as the table needs, within these."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["GROUPS", "command_names", "overview", "summary"]
-
 #: Commands in the order of the overview. Every file of ``commands/`` is in one group.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Bounds": ("bounds", "bound", "solve", "plot", "derive", "tightness"),

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from trbounds.traces import Progress
 
-__all__ = ["counting_progress", "reading_progress", "track"]
-
 Item = TypeVar("Item")
 
 

@@ -12,15 +12,6 @@ if TYPE_CHECKING:
 
     from trbounds.traces import TraceBatch, TraceSummary
 
-__all__ = [
-    "pooling_note",
-    "read_batches",
-    "read_summary",
-    "say_what_is_missing",
-    "say_what_is_wrong",
-    "trace_paths",
-]
-
 
 def trace_paths(traces: list[str] | None, *, example: bool) -> list[str]:
     """Return what to read: the traces of a command line, or the example."""

@@ -16,8 +16,6 @@ from trbounds.profile import DivergenceProfile
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PhaseData", "draw_phases", "horizons", "smallest_bound"]
-
 # Tints of Okabe and Ito's colours, light enough for dark text.
 _TINTS = ("#9CC9E6", "#F5C9A3", "#A6DBC8", "#E6C0D4", "#F7E29B", "#C9C9C9", "#CDE7F6", "#E0E8B8")
 

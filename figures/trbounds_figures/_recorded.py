@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from trbounds.errors import InputError
 
-__all__ = ["read_record"]
-
 Record = TypeVar("Record")
 
 _WRONG = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)

@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "FORMATS",
-    "FigureSpec",
-    "all_figures",
-    "check_target",
-    "get_figure",
-    "render",
-    "save",
-]
-
 #: File formats that :func:`save` writes, with metadata that would otherwise hold the date.
 FORMATS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}

@@ -25,18 +25,6 @@ from trbounds.oracle import (
 from trbounds.profile import DivergenceProfile
 from trbounds_paper_checks._claim import Evidence
 
-__all__ = [
-    "adaptive_below_kl_forms",
-    "adaptive_below_tv_forms",
-    "cap_near_the_end",
-    "crossover",
-    "identity_everywhere",
-    "maximum_is_needed",
-    "minimum_below_each",
-    "no_function_of_sequence_kl",
-    "not_vacuous_at_headline",
-]
-
 #: Bounds that need no maximum over tokens.
 WITHOUT_MAXIMUM = ("sequence_kl", "entropy_dual", "chi2_kl")
 

@@ -12,18 +12,6 @@ from typing import Any
 
 from trbounds.errors import InputError
 
-__all__ = [
-    "Claim",
-    "Entry",
-    "Evidence",
-    "PrintedValues",
-    "Result",
-    "Statement",
-    "Value",
-    "Verdict",
-    "compare",
-]
-
 # A printed value may be off by this much, relatively, and still count as a rounding slip.
 _SLIP = 0.005
 # Room for floating-point error at a tie such as 409.5.

@@ -23,15 +23,6 @@ from trbounds.pruning import PruningCase, prune, sweep
 from trbounds.pruning import get_law as get_pruning_law
 from trbounds_paper_checks._claim import Evidence
 
-__all__ = [
-    "bias_of_pruning_is_bounded",
-    "scales_with_one_minus_p",
-    "scales_with_unperturbed_p",
-    "tail_keeps_its_bound",
-    "tail_samples_are_biased",
-    "vanishes_for_likely_tokens",
-]
-
 Floats = NDArray[np.float64]
 
 _ERRORS = (1e-3, 0.05, 0.5, 2.0)

@@ -10,8 +10,6 @@ from trbounds.divergences import k1, k3, kl_divergence
 from trbounds.oracle import exact, rare_context
 from trbounds_paper_checks._claim import Evidence
 
-__all__ = ["clip_table", "k3_only_non_negative", "k3_only_unbiased", "token_masking"]
-
 
 def _family(weight: float, log_ratio: np.ndarray) -> np.ndarray:
     """Return -log rho + weight (rho - 1), from the library's k1 and k3."""

@@ -13,8 +13,6 @@ from types import MappingProxyType
 from trbounds.errors import no_such
 from trbounds_paper_checks._claim import Claim, Entry, PrintedValues, Result
 
-__all__ = ["Table", "papers", "run_checks", "tables"]
-
 
 @dataclass(frozen=True)
 class Table:

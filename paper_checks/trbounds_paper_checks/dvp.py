@@ -9,8 +9,6 @@ from __future__ import annotations
 from trbounds_paper_checks import _mismatch_evidence as evidence
 from trbounds_paper_checks._claim import Claim, Statement, Verdict
 
-__all__ = ["CLAIMS"]
-
 PAPER = "DVP"
 ABSTRACT = "abstract (our derivation of the claim)"
 

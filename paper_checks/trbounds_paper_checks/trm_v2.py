@@ -14,8 +14,6 @@ from trbounds_paper_checks import _bound_evidence as bound_evidence
 from trbounds_paper_checks import _policy_evidence as policy_evidence
 from trbounds_paper_checks._claim import Claim, PrintedValues, Statement, Value, Verdict
 
-__all__ = ["CLAIMS"]
-
 PAPER = "TRM v2"
 T = 4096
 HEADLINE = "headline point: T = 4096, delta = 1e-4, D = 0.01"

@@ -8,8 +8,6 @@ from trbounds_paper_checks import _bound_evidence as bound_evidence
 from trbounds_paper_checks._claim import Claim, PrintedValues, Statement, Value, Verdict
 from trbounds_paper_checks.trm_v2 import CLAIMS as VERSION_2
 
-__all__ = ["CLAIMS"]
-
 PAPER = "TRM v3"
 KL_ONLY = "table, KL only: T = 4096, delta = 1e-4, D = 0.01"
 KL_AND_TV = "table, KL and TV: T = 4096, delta = 1e-4, eps = 5e-3, V = 0.05"

@@ -17,8 +17,6 @@ from trbounds.errors import InputError
 from trbounds.oracle import ExactTruth, TabularPair, exact, stopped_path_fields
 from trbounds.profile import FIELDS, Conversion
 
-__all__ = ["Comparison", "certify_pair", "exact_values"]
-
 # Logarithms of the exact oracle hold 50 digits.
 _LOGARITHM_ERROR = Fraction(1, 10**50)
 # Bits of a first enclosure, and of the one that decides where the error comes within a tenth.

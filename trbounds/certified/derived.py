@@ -14,8 +14,6 @@ from trbounds.certified.sharp import sharp_tv
 from trbounds.profile import Conversion
 from trbounds.relations import RELATIONS
 
-__all__ = ["BALL_RELATIONS", "Situation", "derivable", "derive_missing"]
-
 Known = dict[str, Any]
 
 

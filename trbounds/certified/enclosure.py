@@ -25,8 +25,6 @@ from trbounds.errors import InputError, no_such
 from trbounds.profile import FIELDS, POSITION_FIELDS, Conversion, DivergenceProfile
 from trbounds.relations import RELATIONS
 
-__all__ = ["Enclosure", "enclose", "enclose_values"]
-
 _MOST_BITS = 1 << 15
 # Widths below any float need no further digits.
 _NOTHING = arb(2) ** -1140

@@ -19,8 +19,6 @@ from trbounds.certified.sums import long_sum
 from trbounds.errors import InputError
 from trbounds.symbolic import SYMBOLS, Infimum, T
 
-__all__ = ["LONGEST_DIRECT_SUM", "Reader"]
-
 #: Sums up to this length are added term by term.
 LONGEST_DIRECT_SUM = 100_000
 

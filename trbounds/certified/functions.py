@@ -9,8 +9,6 @@ import sympy as sp
 
 from trbounds.symbolic import SYMBOLS
 
-__all__ = ["Monotone", "SharpTV", "stable_form", "with_sharp_conversion"]
-
 _KLS = frozenset(SYMBOLS[name] for name in ("kl_max", "kl_mean", "kl_seq", "kl_path_max"))
 
 

@@ -12,8 +12,6 @@ from flint import arb
 from trbounds.certified.intervals import Interval, ends
 from trbounds.errors import InputError
 
-__all__ = ["infimum"]
-
 # Powers of 2 between which the search starts; beyond them the end cells are split as needed, up to
 # the farthest.
 _MARKS = (-1200, -32, 32, 1200)

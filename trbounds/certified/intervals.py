@@ -12,8 +12,6 @@ from typing import Any
 
 from flint import arb, ctx
 
-__all__ = ["FUNCTIONS", "Interval", "apply", "ends", "exponential", "logarithm", "power", "smaller"]
-
 _INF = arb.pos_inf()
 # Beyond this argument exp is taken as "larger than there", since arb's exponents end.
 _LARGE = arb(2) ** 40

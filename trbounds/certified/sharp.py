@@ -6,8 +6,6 @@ from typing import Any
 
 from flint import arb, ctx
 
-__all__ = ["sharp_tv"]
-
 # Beyond this KL the curve is left: there u > exp(_LARGE - 1), so that 1 - TV = (1 + o(1)) / (2u)
 # and exp(-KL) = (1 + o(1)) / (2u), both o(1) below exp(-u): 1 - TV lies between 0 and 2 exp(-KL).
 _LARGE = 500

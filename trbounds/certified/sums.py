@@ -10,8 +10,6 @@ from flint import arb, fmpq
 
 from trbounds.errors import InputError
 
-__all__ = ["long_sum"]
-
 # Terms near the point where a cap begins to bind that may be added one by one.
 _FEW = 64
 

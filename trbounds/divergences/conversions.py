@@ -9,13 +9,6 @@ from typing import Any
 from trbounds.divergences.elementwise import elementwise, expm1_minus_float64
 from trbounds.divergences.sharp import sharp_tv
 
-__all__ = [
-    "chi2_from_kl",
-    "tv_from_chi2",
-    "tv_from_kl_pinsker",
-    "tv_from_kl_sharp",
-]
-
 
 def tv_from_kl_pinsker(kl: Any) -> Any:
     """Return Pinsker's bound on the total variation: TV <= min(1, sqrt(KL/2)).

@@ -13,8 +13,6 @@ from trbounds.arrays import array_namespace, device
 from trbounds.checks import as_number_arrays
 from trbounds.errors import InputError
 
-__all__ = ["elementwise", "expm1_minus", "expm1_minus_float64"]
-
 # exp(x) - 1 - x = x^2 (1/2! + x/3! + ...): below this |x| the series is used. The terms kept reach
 # 1e-18 relative to the first; above, the subtraction loses at most a factor 10 of precision.
 _SERIES_LIMIT = 0.5

@@ -10,8 +10,6 @@ from typing import Any
 
 from trbounds.divergences.elementwise import elementwise, expm1_minus_float64
 
-__all__ = ["k1", "k2", "k3"]
-
 
 def k1(log_ratio: Any) -> Any:
     """Return -log ρ: unbiased for KL(μ‖π), of either sign.

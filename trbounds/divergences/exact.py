@@ -23,14 +23,6 @@ from trbounds.divergences.elementwise import expm1_minus_float64
 from trbounds.divergences.rows import checked_logits
 from trbounds.errors import InputError
 
-__all__ = [
-    "Divergences",
-    "chi2_divergence",
-    "divergences",
-    "kl_divergence",
-    "total_variation",
-]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Divergences:

@@ -10,8 +10,6 @@ from trbounds.arrays import device, to_numpy
 from trbounds.checks import as_number_array
 from trbounds.errors import InputError
 
-__all__ = ["checked_logits", "log_softmax"]
-
 
 def checked_logits(xp: ModuleType, logits: Any, like: Any, field: str) -> Any:
     """Return logits as float64, after looking at every row.

@@ -18,8 +18,6 @@ from typing import Any
 
 from scipy.special import zeta
 
-__all__ = ["sharp_tv"]
-
 # coth u - 1/u = sum_{n>=1} c_n u^(2n-1) for |u| < pi, c_n = 2 (-1)^(n-1) zeta(2n) / pi^(2n); then
 # KL = sum c_n (2n - 1/(2n)) u^(2n). Twenty terms reach 1e-17 at u = 1, where the series stops.
 _COTH = tuple(

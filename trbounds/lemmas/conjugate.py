@@ -12,24 +12,6 @@ from trbounds.lemmas.inequalities import LOG_BELOW_LINE
 from trbounds.printing import text
 from trbounds.symbolic import SYMBOLS, Infimum
 
-__all__ = [
-    "CLOSED_FORM",
-    "CONJUGATE_BELOW",
-    "CONJUGATE_SQUARE",
-    "FENCHEL_YOUNG",
-    "LARGE_PART",
-    "MEAN_PHI",
-    "SMALL_PART",
-    "below_infimum",
-    "conjugate",
-    "cut",
-    "dual_gain",
-    "large_factor",
-    "multiplier",
-    "phi",
-    "small_factor",
-]
-
 _D, _v = SYMBOLS["kl_seq"], SYMBOLS["reward_var"]
 
 #: The variable lambda of the infimum G.

@@ -26,24 +26,6 @@ from trbounds.lemmas.path_sums import WEIGHT_GAP
 from trbounds.lemmas.trees import RatioTree
 from trbounds.symbolic import SYMBOLS, error
 
-__all__ = [
-    "CUT_CHI2",
-    "CUT_PARTS",
-    "FUTURE_GAP",
-    "LARGE_FACTOR",
-    "SMALL_FACTOR",
-    "TAIL_BY_FUTURE",
-    "TAIL_BY_WEIGHT",
-    "error_cut",
-    "future_gap",
-    "large",
-    "residual_square_cut",
-    "small",
-    "tail_by_future",
-    "tail_by_weight",
-    "weighted_residual_cut",
-]
-
 _K = SYMBOLS["kl_path_max"]
 _Path = tuple[int, ...]
 

@@ -11,8 +11,6 @@ from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegativ
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
 from trbounds.symbolic import SYMBOLS, T, t
 
-__all__ = ["CHAIN_RULE", "LOG_SUM", "PINSKER", "TV_PROCESSING", "kl", "tv"]
-
 #: TV and KL of any two distributions P and Q.
 tv = sp.Symbol("TV(P,Q)", nonnegative=True)
 kl = sp.Symbol("KL(P,Q)", nonnegative=True)

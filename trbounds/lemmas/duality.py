@@ -33,17 +33,6 @@ from trbounds.lemmas.second_order import FUTURE_SQUARE_BY_POSITION
 from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, error
 
-__all__ = [
-    "BOUNDED_DIFFERENCE",
-    "DUALITY",
-    "FUTURE_PAIRING",
-    "FUTURE_TOTAL",
-    "OBJECTIVE_BY_DUALITY",
-    "SURROGATE_PAIRING",
-    "paired",
-    "second_moment",
-]
-
 _D, _V, _v = SYMBOLS["kl_seq"], SYMBOLS["tv_seq"], SYMBOLS["reward_var"]
 
 #: ``|sum_t E_mu[(rho_t - 1) B_t]|``, and a bound S on ``sum_t E_mu[B_t^2]``.

@@ -11,18 +11,6 @@ from trbounds.derivation import Lemma, Step, all_of, identity, nonnegative
 from trbounds.printing import text
 from trbounds.symbolic import T, t
 
-__all__ = [
-    "BELOW_BOTH",
-    "CAP",
-    "CAUCHY_SCHWARZ",
-    "LOG_BELOW_LINE",
-    "ROOT_SUM",
-    "SUM_OF_POSITIONS",
-    "UNCAP",
-    "by_induction",
-    "capped",
-]
-
 _u = sp.Symbol("u", positive=True)
 
 

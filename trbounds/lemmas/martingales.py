@@ -13,22 +13,6 @@ from trbounds.lemmas.ratios import MARTINGALE, TELESCOPING, chi2_step
 from trbounds.lemmas.trees import FreeTree, RatioTree, on_trees
 from trbounds.symbolic import SYMBOLS, T, error, t
 
-__all__ = [
-    "ERROR_PARTS",
-    "OBJECTIVE_BY_TV",
-    "RATIO_SQUARE",
-    "SURROGATE_BY_ADVANTAGES",
-    "SURROGATE_BY_TV",
-    "TOTAL_VARIANCE",
-    "advantage_square",
-    "cauchy_schwarz_in_mean",
-    "error_as_residual",
-    "error_by_futures",
-    "objective_gap",
-    "ratio_square",
-    "surrogate",
-]
-
 #: ``|L'|`` and ``|J(pi) - J(mu)|``.
 surrogate = sp.Symbol("|L'|", nonnegative=True)
 objective_gap = sp.Symbol("|J(pi) - J(mu)|", nonnegative=True)

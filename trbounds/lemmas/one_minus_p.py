@@ -19,15 +19,6 @@ from trbounds.lemmas.softmax import (
     simplex,
 )
 
-__all__ = [
-    "CONCAVITY",
-    "FIRST_ORDER",
-    "MEAN_VALUE",
-    "WITHOUT_REMAINDER",
-    "abs_delta",
-    "first_order_part",
-]
-
 _a, _p, _q = (MISMATCH_SYMBOLS[name] for name in ("logit_error", "p", "q"))
 
 abs_delta = sp.Symbol("|Delta|", nonnegative=True)

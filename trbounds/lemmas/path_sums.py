@@ -17,21 +17,6 @@ from trbounds.lemmas.second_order import weighted_residual
 from trbounds.lemmas.trees import RatioTree, on_trees
 from trbounds.symbolic import SYMBOLS, error
 
-__all__ = [
-    "EXP_ABOVE_LINE",
-    "OBJECTIVE_AFTER_STOP",
-    "PATH_POTENTIAL",
-    "STOPPING",
-    "WEIGHT_GAP",
-    "error_stopped",
-    "objective_after_stop",
-    "ratio_square_after_stop",
-    "residual_square_stopped",
-    "surrogate_after_stop",
-    "weight_gap",
-    "weighted_residual_stopped",
-]
-
 _X = SYMBOLS["chi2_path_max"]
 _Path = tuple[int, ...]
 

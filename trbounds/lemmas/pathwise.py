@@ -18,8 +18,6 @@ from trbounds.lemmas.divergences import CHAIN_RULE
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
 from trbounds.symbolic import SYMBOLS, error
 
-__all__ = ["ERROR_BY_SEQUENCE_KL", "RESIDUAL_SPLIT"]
-
 _W = sp.Symbol("W", positive=True)
 _residual = sp.Symbol("W - 1 - M", real=True)
 _spent = sp.Symbol("sum_t phi(rho_t - 1)", nonnegative=True)

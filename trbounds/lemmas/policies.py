@@ -11,15 +11,6 @@ from trbounds.lemmas.martingales import OBJECTIVE_BY_TV, error_by_futures
 from trbounds.lemmas.trees import RatioTree, distribution, on_trees
 from trbounds.symbolic import SYMBOLS, T, error, future, gain, gain_spread, shift, t
 
-__all__ = [
-    "ADVANTAGE",
-    "ADVANTAGE_CENTRED",
-    "CONTEXT_DECOMPOSITION",
-    "CONTEXT_DECOMPOSITION_CENTRED",
-    "FUTURE_DECOMPOSITION",
-    "TOTAL_TV",
-]
-
 _eps, _Dbar = SYMBOLS["tv_max"], SYMBOLS["tv_mean"]
 
 # A number in [0, 1] and what it lacks to 1; their sum stands for 1.

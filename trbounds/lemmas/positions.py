@@ -12,16 +12,6 @@ from trbounds.lemmas.inequalities import SUM_OF_POSITIONS, by_induction
 from trbounds.lemmas.martingales import cauchy_schwarz_in_mean
 from trbounds.symbolic import SYMBOLS, T, s, t
 
-__all__ = [
-    "GEOMETRIC_SUM",
-    "MEAN_PINSKER",
-    "PRODUCT_SUM",
-    "SUM_OF_REMAINING",
-    "TOTAL_KL",
-    "excess",
-    "factor",
-]
-
 _Dbar, _k = SYMBOLS["tv_mean"], SYMBOLS["kl_mean"]
 
 #: The argument of :data:`GEOMETRIC_SUM`, and that of :data:`PRODUCT_SUM`.

@@ -16,25 +16,6 @@ from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegativ
 from trbounds.lemmas.divergences import LOG_SUM
 from trbounds.symbolic import T
 
-__all__ = [
-    "COMMON_SET_KL",
-    "COMMON_SET_TV",
-    "HORIZON",
-    "HORIZON_LINEAR",
-    "PRUNING_SYMBOLS",
-    "SEQUENCE_TV",
-    "TOKEN_KL",
-    "TOKEN_TV",
-    "UNION",
-    "VOCABULARY",
-    "pruned_kl_common",
-    "pruned_tv_common",
-    "sequence_bias",
-    "token_bias",
-    "token_kl",
-    "token_tv",
-]
-
 _b = sp.Symbol("b", nonnegative=True)
 _b_max = sp.Symbol("b_max", nonnegative=True)
 _n = sp.Symbol("n", integer=True, positive=True)

@@ -9,8 +9,6 @@ import sympy as sp
 from trbounds.derivation import Check, Lemma, Step, all_of, identity
 from trbounds.lemmas.trees import distribution
 
-__all__ = ["MARTINGALE", "TELESCOPING", "chi2_step"]
-
 _W = sp.Symbol("W", nonnegative=True)
 _residual = sp.Symbol("W - 1 - M", real=True)
 _telescoped = sp.Symbol("-sum_t (rho_t - 1)(1 - prod_{j>t} rho_j)", real=True)

@@ -31,20 +31,6 @@ from trbounds.lemmas.ratios import MARTINGALE
 from trbounds.lemmas.trees import RatioTree, on_trees
 from trbounds.symbolic import SYMBOLS, error
 
-__all__ = [
-    "JUMPS",
-    "RESTARTED_MASS",
-    "RESTART_BUDGET",
-    "RESTART_PARTS",
-    "RUNNING",
-    "budget_used",
-    "first_share",
-    "mean_spent",
-    "restarted_mass",
-    "second_share",
-    "strength",
-]
-
 _K, _v = SYMBOLS["kl_path_max"], SYMBOLS["reward_var"]
 _Path = tuple[int, ...]
 

@@ -20,17 +20,6 @@ from trbounds.lemmas.ratios import MARTINGALE, chi2_step
 from trbounds.lemmas.trees import on_trees
 from trbounds.symbolic import SYMBOLS, T, error, s, t
 
-__all__ = [
-    "ERROR_BY_RESIDUAL",
-    "FUTURE_BY_CHI2",
-    "FUTURE_SQUARE_BY_POSITION",
-    "RESIDUAL_BY_POSITIONS",
-    "RESIDUAL_SQUARE",
-    "SHARP_SQUARE",
-    "future_square",
-    "weighted_residual",
-]
-
 _k, _x, _kappa = SYMBOLS["kl_mean"], SYMBOLS["chi2_mean"], SYMBOLS["chi2_position_max"]
 
 #: ``sum_t E_mu[(W_{t-1} - 1)^2 chi2(c_t)]``, with W_{t-1} the product of the first t - 1 ratios.

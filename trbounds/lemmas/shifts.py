@@ -15,18 +15,6 @@ from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegativ
 from trbounds.lemmas.divergences import CHAIN_RULE, PINSKER, TV_PROCESSING
 from trbounds.symbolic import SYMBOLS, T, future, s, shift, t
 
-__all__ = [
-    "FUTURE_BY_BOTH",
-    "FUTURE_BY_KL",
-    "FUTURE_BY_TV",
-    "SHIFT_BY_KL",
-    "SHIFT_BY_PREFIX",
-    "SHIFT_BY_SEQUENCE_KL",
-    "SHIFT_BY_SEQUENCE_TV",
-    "SHIFT_BY_TV",
-    "SHIFT_SHARP",
-]
-
 _eps, _delta = SYMBOLS["tv_max"], SYMBOLS["kl_max"]
 _D, _V = SYMBOLS["kl_seq"], SYMBOLS["tv_seq"]
 _Dbar, _k = SYMBOLS["tv_mean"], SYMBOLS["kl_mean"]

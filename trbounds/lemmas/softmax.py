@@ -14,20 +14,6 @@ import sympy as sp
 from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.inequalities import LOG_BELOW_LINE
 
-__all__ = [
-    "ENVELOPE_LOWER",
-    "ENVELOPE_UPPER",
-    "EXP_MONOTONE",
-    "MISMATCH_SYMBOLS",
-    "SELECTION_BIAS",
-    "SOFTMAX_RATIO",
-    "delta",
-    "mean_step",
-    "minus_delta",
-    "sampled_mismatch",
-    "simplex",
-]
-
 _a = sp.Symbol("a", nonnegative=True)
 _p = sp.Symbol("p", positive=True)
 _q = sp.Symbol("q", positive=True)

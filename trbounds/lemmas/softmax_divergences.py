@@ -12,8 +12,6 @@ import sympy as sp
 from trbounds.derivation import Check, Lemma, Step, all_of, identity, nonnegative
 from trbounds.lemmas.softmax import MISMATCH_SYMBOLS, mean_step, simplex
 
-__all__ = ["CHI2_CAP", "KL_CAP", "TV_CAP", "chi2_step", "kl_step", "tv_step"]
-
 _a = MISMATCH_SYMBOLS["logit_error"]
 
 tv_step = sp.Symbol("TV(p,q)", nonnegative=True)

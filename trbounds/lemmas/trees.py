@@ -14,8 +14,6 @@ import sympy as sp
 
 from trbounds.derivation import Certificate, Check, all_of, identity
 
-__all__ = ["FreeTree", "RatioTree", "distribution", "on_trees"]
-
 _Path = tuple[int, ...]
 
 

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 
 from trbounds.errors import InputError, MissingDependency
 
-__all__ = ["cuda_row_sums", "is_available", "is_device_array", "share_with_cupy"]
-
 _SOURCES = ("divergence_sums.cu", "divergences.cu")
 THREADS = 256
 _COLUMNS = 9

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["example_logits_path"]
-
 
 def example_logits_path() -> str:
     """Path of 100 rows of real logits of two policies (see ``data/README.md``)."""

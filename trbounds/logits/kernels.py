@@ -19,8 +19,6 @@ from trbounds.errors import InputError, MissingDependency
 from trbounds.logits.cuda import cuda_row_sums, is_available, is_device_array, share_with_cupy
 from trbounds.logits.numpy_kernel import COLUMNS, NumpyKernel
 
-__all__ = ["Device", "Engine", "Precision", "RowDivergences", "row_divergences"]
-
 Precision = Literal["float64", "float32"]
 Engine = Literal["auto", "numpy", "numba"]
 Device = Literal["auto", "cpu", "cuda"]

@@ -30,8 +30,6 @@ from trbounds.logits.numpy_kernel import (
 )
 from trbounds.numba_exponential import COMMON, EXACT, reduce_exponent, reduce_exponent32
 
-__all__ = ["NumbaKernel"]
-
 _SUM: dict[str, Any] = {**COMMON, "fastmath": {"contract", "reassoc", "nsz"}}
 
 BLOCK = 1024

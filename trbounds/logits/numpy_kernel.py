@@ -25,16 +25,6 @@ from trbounds.arrays import array_namespace
 from trbounds.divergences.exact import Normaliser, ratio_at, sum_divergences
 from trbounds.errors import InputError
 
-__all__ = [
-    "ABSENT",
-    "COLUMNS",
-    "EXCESS",
-    "EXCESS_LIMIT",
-    "LOG_RATIO_LIMIT",
-    "SHIFT_LIMIT",
-    "NumpyKernel",
-]
-
 # What a kernel returns per row: the fields of `trbounds.logits.kernels.RowDivergences`.
 COLUMNS = (
     "kl",

@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from trbounds.arrays import bfloat16_dtype
 from trbounds.errors import InputError
 
-__all__ = ["ArraySource", "open_sources"]
-
 _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as its specification says
 _SAFETENSORS_DTYPES = {
     "F64": "<f8",

@@ -30,8 +30,6 @@ from trbounds.divergences.exact import Divergences
 from trbounds.errors import InputError
 from trbounds.logits.files import LogitsFile, TopKBatch
 
-__all__ = ["DivergenceIntervals", "top_k_divergences"]
-
 _PAIR_LIMIT = 4_000_000  # comparisons of ids held at once
 _BITS = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
 _LARGEST = 700.0  # of a number whose exponential is taken

@@ -16,8 +16,6 @@ from trbounds.traces.arrow import import_pyarrow
 from trbounds.traces.validate import RANGES
 from trbounds.traces.writing import replacing
 
-__all__ = ["divergences_to_trace", "file_divergences", "fits_trace"]
-
 _FIELDS = (
     "kl",
     "tv",

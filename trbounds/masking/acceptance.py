@@ -15,16 +15,6 @@ from trbounds.concentration import BoundedMean, empirical_bernstein
 from trbounds.traces.estimates import number_groups
 from trbounds.traces.jackknife import Blocks, Estimate
 
-__all__ = [
-    "Acceptance",
-    "Bin",
-    "accept_share",
-    "by_length",
-    "by_value",
-    "kept_share",
-    "token_exclusion",
-]
-
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 

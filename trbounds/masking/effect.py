@@ -34,8 +34,6 @@ from trbounds.traces.error_estimates import centred_reward
 from trbounds.traces.jackknife import Blocks, Estimate
 from trbounds.traces.summary import TraceSummary
 
-__all__ = ["MaskEffect", "compare", "mask"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskEffect:

@@ -17,16 +17,6 @@ from trbounds.traces.error_estimates import RewardVariance
 from trbounds.traces.jackknife import Blocks, Estimate
 from trbounds.traces.summary import TraceSummary
 
-__all__ = [
-    "CAPPED",
-    "Guarantee",
-    "LengthNeutralGuarantee",
-    "best_bound",
-    "capped_profile",
-    "guarantee_of",
-    "length_neutral_of",
-]
-
 #: Statistic, the field of a profile that a cap on it limits, whether times the horizon, and
 #: whether it is a divergence itself or only sampled.
 CAPPED: Mapping[str, tuple[str, bool, bool]] = {

@@ -25,8 +25,6 @@ from trbounds.masking.presets import PRESETS
 from trbounds.masking.rules import And, Interval, Not, Or, Rule
 from trbounds.masking.statistics import STATISTICS, TOKEN_STATISTICS
 
-__all__ = ["parse_family", "parse_rule"]
-
 _LONGEST = 2000
 _DEEPEST = 50
 _SHOWN = 60

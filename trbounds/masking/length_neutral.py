@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 
-__all__ = ["length_neutral_score", "length_neutral_weights"]
-
 Floats = NDArray[np.float64]
 
 

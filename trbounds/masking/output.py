@@ -17,8 +17,6 @@ from trbounds.traces.batch import TraceBatch
 from trbounds.traces.summary import TraceSummary
 from trbounds.traces.writing import replacing
 
-__all__ = ["write_masks"]
-
 
 class _Piece(NamedTuple):
     """Some rows of the file: rows of the summary, and of each rule on tokens its flags."""

@@ -22,8 +22,6 @@ from types import MappingProxyType
 from trbounds.errors import InputError
 from trbounds.masking.rules import And, Interval, Or, Rule
 
-__all__ = ["PRESETS", "Preset"]
-
 
 @dataclass(frozen=True)
 class Preset:

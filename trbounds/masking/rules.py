@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["And", "Interval", "Not", "Or", "Rule"]
-
 Columns = Mapping[str, NDArray[Any]]
 
 _SINGLE = "token "

@@ -19,15 +19,6 @@ from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.summary import TraceSummary
 from trbounds.traces.token_terms import LOG_RATIO_CLAMP
 
-__all__ = [
-    "STATISTICS",
-    "TOKEN_STATISTICS",
-    "Statistic",
-    "compute_statistics",
-    "needs_tokens",
-    "weights_of",
-]
-
 Floats = NDArray[np.float64]
 
 

@@ -21,8 +21,6 @@ from trbounds.traces.error_estimates import RewardVariance
 from trbounds.traces.jackknife import Blocks, student_limit
 from trbounds.traces.summary import TraceSummary
 
-__all__ = ["Threshold", "threshold_for_acceptance", "threshold_for_budget"]
-
 Statistics = dict[str, NDArray[Any]]
 
 _SMALLEST, _LARGEST = 1e-14, 1e4

@@ -17,8 +17,6 @@ from trbounds.masking.token_pass import Block, blocks_of
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.summary import TraceSummary
 
-__all__ = ["KeptTokens", "TokenMasks", "keep_tokens", "token_masks"]
-
 Flags = NDArray[np.bool_]
 
 

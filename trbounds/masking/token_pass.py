@@ -13,8 +13,6 @@ from trbounds.traces.batch import TraceBatch
 from trbounds.traces.heap import keep_freed_memory
 from trbounds.traces.summary import TraceSummary
 
-__all__ = ["Block", "blocks_of"]
-
 _BLOCK_TOKENS = 131_072
 
 

@@ -15,13 +15,6 @@ from trbounds.mismatch.laws import get_law
 from trbounds.profile import DivergenceProfile, Provenance
 from trbounds.solve import LONGEST_SPREAD, largest_divergence
 
-__all__ = [
-    "LARGEST_LOGIT_ERROR",
-    "LogitErrorBudget",
-    "largest_logit_error",
-    "profile_from_logit_error",
-]
-
 #: Beyond this chi2 overflows; every bound has long been useless.
 LARGEST_LOGIT_ERROR = 350.0
 

@@ -6,8 +6,6 @@ import math
 from types import ModuleType
 from typing import Any
 
-__all__ = ["half_log_odds_difference", "log1mexp"]
-
 
 def log1mexp(xp: ModuleType, x: Any) -> Any:
     """Return ``log(1 - exp(x))``: the logarithm of 1 - p from that of p, and the reverse.

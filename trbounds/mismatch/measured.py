@@ -22,8 +22,6 @@ from trbounds.traces.histogram import Histogram
 from trbounds.traces.sequence_table import NO_GROUP, group_numbers
 from trbounds.traces.token_terms import k3_of
 
-__all__ = ["MismatchBin", "MismatchSummary", "smallest_logit_error"]
-
 Floats = NDArray[np.float64]
 
 _BLOCK_TOKENS = 65_536

@@ -10,8 +10,6 @@ from trbounds.traces.batch import TraceBatch
 from trbounds.traces.paths import Paths
 from trbounds.traces.reading import Progress, open_trace
 
-__all__ = ["summarize_traces"]
-
 
 def summarize_traces(
     paths: Paths,

@@ -17,8 +17,6 @@ from trbounds.mismatch.law import MismatchCase
 from trbounds.mismatch.measured import MismatchSummary
 from trbounds.traces.batch import TraceBatch
 
-__all__ = ["TokenMismatch", "summarize_rows", "token_mismatch"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenMismatch:

@@ -20,13 +20,6 @@ from trbounds.oracle.tree import (
     working_precision,
 )
 
-__all__ = [
-    "PROFILE_FIELDS",
-    "ExactTruth",
-    "exact",
-    "stopped_path_fields",
-]
-
 PROFILE_FIELDS = (
     "T",
     "tv_max",

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from trbounds.oracle.tabular import Array, TabularPair, normalised
 
-__all__ = ["Family", "families"]
-
 # Largest |logit| of a rollout token, and of the log-ratio before normalisation.
 _SPAN = 14.0
 _MOST_CLASSES = 24

@@ -12,8 +12,6 @@ from trbounds.errors import InputError
 from trbounds.oracle.rewards import worst_reward
 from trbounds.oracle.tabular import Array, TabularPair, elementwise, normalised
 
-__all__ = ["KINDS", "Kind", "RewardKind", "random_pair", "random_rational_pair"]
-
 Kind: TypeAlias = Literal["near", "far", "heavy", "degenerate", "sparse", "two_valued", "truncated"]
 RewardKind: TypeAlias = Literal["uniform", "binary", "worst"]
 

@@ -15,17 +15,6 @@ from trbounds.errors import InputError
 from trbounds.oracle.rewards import worst_reward
 from trbounds.oracle.tabular import Scalar, TabularPair
 
-__all__ = [
-    "baseline_offset",
-    "length_baseline_offset",
-    "missing_absolute_continuity",
-    "rare_context",
-    "rare_reward",
-    "rare_switch",
-    "two_step_tight",
-    "two_valued_ratio",
-]
-
 
 def missing_absolute_continuity(mass: Scalar) -> TabularPair:
     """Return a pair whose training policy leaves the support, where bounds that need it fail.

@@ -9,8 +9,6 @@ import numpy as np
 from trbounds.oracle.exact import ExactTruth
 from trbounds.profile import Conversion, DivergenceProfile
 
-__all__ = ["profile_of"]
-
 
 def profile_of(
     truth: ExactTruth, *, any_reward: bool = False, conversion: Conversion = "pinsker"

@@ -7,14 +7,6 @@ import numpy as np
 from trbounds.oracle.tabular import Array, Scalar, TabularPair
 from trbounds.oracle.tree import Position, Responses, response_mean, walk
 
-__all__ = [
-    "error_weights",
-    "prompt_defect",
-    "variance_worst_reward",
-    "worst_errors",
-    "worst_reward",
-]
-
 
 def worst_reward(pair: TabularPair) -> Array:
     """Return a reward that attains `ExactTruth.sup_error`.

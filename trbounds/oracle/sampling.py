@@ -11,8 +11,6 @@ from trbounds.errors import InputError
 from trbounds.oracle.tabular import TabularPair
 from trbounds.traces.batch import TraceBatch
 
-__all__ = ["sample_trace"]
-
 
 def sample_trace(
     pair: TabularPair, prompts: int, samples: int, rng: np.random.Generator

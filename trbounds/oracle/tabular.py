@@ -20,8 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from trbounds.errors import InputError
 
-__all__ = ["Array", "Scalar", "TabularPair"]
-
 Array: TypeAlias = NDArray[Any]
 """A float64 array, or an object array of ``fractions.Fraction``."""
 

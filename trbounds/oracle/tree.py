@@ -16,17 +16,6 @@ from numpy.typing import NDArray
 
 from trbounds.oracle.tabular import Array, Scalar, TabularPair
 
-__all__ = [
-    "Position",
-    "Responses",
-    "Tree",
-    "logarithm_of_ratio",
-    "response_mean",
-    "running_sum",
-    "walk",
-    "working_precision",
-]
-
 WORKING_DIGITS = 80
 """Decimal digits of logarithms of fractions: 50 guaranteed, 30 for cancellation."""
 

@@ -17,8 +17,6 @@ from trbounds.divergences.rows import checked_logits
 from trbounds.pruning.pair import SafeSets, checked_sets, keeps_support
 from trbounds.pruning.sets import Columns, Pruned
 
-__all__ = ["NestedPair", "Step", "row_by_row_divergences"]
-
 
 def row_by_row_divergences(x: Any, y: Any) -> Divergences:
     """Compare rows of checked float64 logits by the fastest way for where they are."""

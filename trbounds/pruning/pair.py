@@ -10,8 +10,6 @@ from trbounds.divergences import Divergences, divergences
 from trbounds.errors import InputError
 from trbounds.pruning.sets import Pruned, restrict, safe_set
 
-__all__ = ["PrunedPair", "SafeSets", "prune_pair"]
-
 #: Whose safe sets prune the two policies: both by the rollout policy's, or each by its own.
 SafeSets = Literal["rollout", "own"]
 

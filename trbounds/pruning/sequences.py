@@ -15,8 +15,6 @@ from trbounds.pruning.law import PruningCase
 from trbounds.pruning.laws import get_law
 from trbounds.traces.batch import reduce_segments
 
-__all__ = ["SequenceBias", "sequence_bias"]
-
 Floats = NDArray[np.float64]
 
 

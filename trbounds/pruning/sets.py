@@ -12,8 +12,6 @@ from trbounds.checks import as_number
 from trbounds.divergences.rows import checked_logits
 from trbounds.errors import InputError
 
-__all__ = ["Columns", "Pruned", "checked_min_p", "prune", "restrict", "safe_set"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pruned:

@@ -24,8 +24,6 @@ from trbounds.pruning.sets import checked_min_p
 if TYPE_CHECKING:
     from trbounds.logits import LogitsFile
 
-__all__ = ["SWEEP_THRESHOLDS", "PruningTrade", "SweepRow", "sweep", "sweep_file"]
-
 #: Values of min-p to try where none is given: three a decade.
 SWEEP_THRESHOLDS = (
     *(float(f"{m}e-{k}") for k in range(6, 1, -1) for m in (1, 2, 5)),

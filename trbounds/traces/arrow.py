@@ -20,8 +20,6 @@ from trbounds.traces.columns import (
 )
 from trbounds.traces.validate import Ragged
 
-__all__ = ["ArrowColumns", "columns_from_arrow", "import_pyarrow"]
-
 MAX_STRING_BYTES = 1 << 16
 """Longest identifier, in bytes: a compressed file may repeat one for every row."""
 

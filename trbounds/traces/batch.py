@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SEQUENCE_FIELDS", "TOKEN_FIELDS", "TraceBatch", "offsets_of", "reduce_segments"]
-
 TOKEN_FIELDS = (
     "rollout_logprobs",
     "train_logprobs",

@@ -7,19 +7,6 @@ from collections.abc import Iterable
 from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS
 
-__all__ = [
-    "ALIASES",
-    "BOOLEANS",
-    "IDENTIFIERS",
-    "INTEGERS",
-    "KNOWN",
-    "NUMBERS",
-    "REQUIRED",
-    "TRUTH_VALUES",
-    "by_field",
-    "field_of",
-]
-
 REQUIRED = ("rollout_logprobs", "train_logprobs")
 
 ALIASES = {"loss_mask": "mask", "response_mask": "mask"}

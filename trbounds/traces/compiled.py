@@ -21,8 +21,6 @@ from trbounds.traces.stopping import BUDGETS, StoppedSums
 from trbounds.traces.token_counts import CERTAIN, TokenCounts
 from trbounds.traces.token_terms import LOG_WEIGHT_CAP, k3_of
 
-__all__ = ["COMPILED_FROM", "BlockParts", "uses_numba"]
-
 Floats = NDArray[np.float64]
 
 COMPILED_FROM = 1 << 22

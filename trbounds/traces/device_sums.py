@@ -27,8 +27,6 @@ from trbounds.traces.position_sums import count_alive
 from trbounds.traces.token_terms import LOG_WEIGHT_CAP
 from trbounds.traces.validate import LOWEST_SAMPLED_LOGPROB, RANGES
 
-__all__ = ["TokenSums", "token_sums"]
-
 _BLOCK_CELLS = 1 << 21
 """Cells of a rectangle: about twenty float64 arrays of this size are alive at once."""
 

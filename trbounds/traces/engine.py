@@ -36,8 +36,6 @@ from trbounds.traces.reading import Progress, read_source
 from trbounds.traces.summary import Kernel, TraceSummary
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["summarize", "summarize_part"]
-
 _BYTES_PER_TOKEN = 32
 """Bytes of a log that a token takes, roughly: 16 in Parquet, 40 and more in text."""
 

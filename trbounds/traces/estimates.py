@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from trbounds.traces.sequence_table import NO_GROUP, SequenceTable
 
-__all__ = ["dense_groups", "number_groups"]
-
 
 def dense_groups(table: SequenceTable) -> NDArray[np.int64]:
     """Number the prompts of a table 0, 1, ...; a row without one is a group of its own."""

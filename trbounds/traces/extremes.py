@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["Extreme", "Extremes", "is_minimum"]
-
 Floats = NDArray[np.float64]
 
 

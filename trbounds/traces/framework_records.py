@@ -21,16 +21,6 @@ from trbounds.traces.records import batch_from_records, fields_of_most
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = [
-    "BatchBuilder",
-    "FieldError",
-    "Records",
-    "batches_of_framework_lines",
-    "fields_of_framework_lines",
-    "number_in_name",
-    "prompt_number",
-]
-
 Records = tuple[Sequence[dict[str, Any]], NDArray[np.int64]]
 Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
 Check = Callable[[Sequence[Mapping[str, Any]], str], bool]

@@ -6,8 +6,6 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["keep_freed_memory"]
-
 _BYTES = 24 << 20
 """About what the arrays of a block take; glibc looks at no more than 32 MB."""
 

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["BIN_OFFSET", "BIN_SHIFT", "Histogram", "token_histograms"]
-
 _LOWEST = -60
 _HIGHEST = 16
 _BITS = 4

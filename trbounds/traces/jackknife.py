@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-__all__ = ["MAX_BLOCKS", "Blocks", "Estimate", "jackknife_error", "student_limit"]
-
 Floats = NDArray[np.float64]
 
 MAX_BLOCKS = 500

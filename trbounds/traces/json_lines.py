@@ -26,8 +26,6 @@ try:
 except ImportError:
     _orjson = None  # type: ignore[assignment]
 
-__all__ = ["Build", "batches_of_lines", "begins_with_object", "leading_records"]
-
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 MAX_LINE_BYTES = 1 << 26

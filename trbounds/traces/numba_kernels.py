@@ -36,15 +36,6 @@ from trbounds.traces.numba_loops import (
     sums_of_ratio,
 )
 
-__all__ = [
-    "column_pass",
-    "excess_pass",
-    "path_pass",
-    "quotient_pass",
-    "ratio_pass",
-    "root_pass",
-]
-
 TILE = 512
 _SEQUENCES = 128
 """Sequences whose values at a position are added without compensation."""

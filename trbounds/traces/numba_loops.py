@@ -17,32 +17,6 @@ from numba import njit
 
 from trbounds.numba_exponential import COMMON, EXACT, reduce_exponent
 
-__all__ = [
-    "SUM",
-    "add",
-    "add_abs",
-    "add_compensated",
-    "add_squares",
-    "add_with_square",
-    "count_bins",
-    "count_zeros",
-    "count_zeros_beside",
-    "dot",
-    "flush_into",
-    "largest",
-    "largest_prefix",
-    "raise_to_abs",
-    "range_of_sizes",
-    "set_excess_over_root",
-    "set_log_ratio",
-    "set_quotient",
-    "set_ratio",
-    "set_weight_residual",
-    "squares_of_pairs",
-    "sum_values",
-    "sums_of_ratio",
-]
-
 SUM: dict[str, Any] = {**COMMON, "fastmath": {"contract", "reassoc", "nsz", "nnan"}}
 
 # Largest and smallest values are taken of the bits of floats, as whole numbers: the compiler makes

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from trbounds.errors import InputError
 from trbounds.traces.partition import Part
 
-__all__ = ["Partial", "Skipped"]
-
 
 @dataclass(frozen=True, order=True)
 class Skipped:

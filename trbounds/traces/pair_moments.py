@@ -12,8 +12,6 @@ from trbounds.traces.batch import TraceBatch, reduce_segments
 from trbounds.traces.compensated import CompensatedSum
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["LAGS", "PairMoments"]
-
 Floats = NDArray[np.float64]
 
 LAGS = (-1, 0, 1)

@@ -11,8 +11,6 @@ import io
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-__all__ = ["DamagedError", "ParquetPages"]
-
 _MAGIC = b"PAR1"
 _MAX_FOOTER = 1 << 28
 _MAX_PAGE = 1 << 27

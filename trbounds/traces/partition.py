@@ -11,8 +11,6 @@ from trbounds.traces.paths import Paths, expand_paths
 from trbounds.traces.reader import Reader, detect
 from trbounds.traces.source import LineRange, Source
 
-__all__ = ["Part", "partition"]
-
 _PART_BYTES = 1 << 25
 """Bytes a part should hold: some seconds of work, so that little is lost with a worker."""
 

@@ -11,8 +11,6 @@ from trbounds.errors import InputError
 from trbounds.traces.reader import find_readers
 from trbounds.traces.remote import expand_remote, is_hidden, is_remote
 
-__all__ = ["Paths", "example_path", "expand_paths"]
-
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 

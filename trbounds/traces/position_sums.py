@@ -11,8 +11,6 @@ from trbounds.errors import InputError
 from trbounds.traces.compensated import CompensatedSum, grow
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["PositionSums", "count_alive"]
-
 Floats = NDArray[np.float64]
 
 _MEANS = ("tv", "kl", "chi2", "abs_ratio", "square", "k3", "ratio")

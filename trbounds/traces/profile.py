@@ -18,14 +18,6 @@ from trbounds.traces.summary import TraceSummary
 from trbounds.traces.unseen_mass import sequence_tv, sequence_tv_total, unseen_mass
 from trbounds.traces.weights import residual_of
 
-__all__ = [
-    "SEQUENCE_MEANS",
-    "RewardVarianceKind",
-    "leave_one_out_profile",
-    "profile_of",
-    "raised_profile",
-]
-
 Floats = NDArray[np.float64]
 RewardVarianceKind = Literal["within_prompts", "total"]
 

@@ -17,9 +17,6 @@ from trbounds.traces.batch import TraceBatch
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["Reader", "detect", "find_readers", "get_reader"]
-
-
 _FOREIGN = {
     b"[": "a JSON array, expected JSON Lines: one object a line, without commas between them",
     b"\xff\xfe": "text in UTF-16, expected UTF-8",

@@ -16,8 +16,6 @@ from trbounds.traces.reader import detect, get_reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["Progress", "open_trace", "read_source"]
-
 _STEP = re.compile(r"(?:^|[\\/])step=(\d{1,9})[\\/]")
 """How Spark, Arrow and others write a column by which they divide files into directories."""
 

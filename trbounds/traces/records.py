@@ -24,8 +24,6 @@ from trbounds.traces.columns import (
 )
 from trbounds.traces.validate import Ragged, ReadOptions, assemble
 
-__all__ = ["batch_from_records", "fields_of_most"]
-
 _LISTS = frozenset(TOKEN_FIELDS)
 _KNOWN = frozenset(KNOWN)
 _NUMBER_TYPES = frozenset({float, int, type(None)})

@@ -9,8 +9,6 @@ from typing import Any, BinaryIO, cast
 
 from trbounds.errors import InputError, MissingDependency, TrboundsError
 
-__all__ = ["expand_remote", "is_hidden", "is_remote", "open_remote", "remote_errors"]
-
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """What fsspec needs for a protocol: those that the extra ``remote`` installs."""
 

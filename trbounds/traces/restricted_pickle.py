@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["STORAGE_TYPES", "PickleError", "StoredTensor", "decode"]
-
 STORAGE_TYPES = {
     "torch BFloat16Storage": "bfloat16",
     "torch BoolStorage": "bool",

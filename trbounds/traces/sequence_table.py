@@ -12,8 +12,6 @@ from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["COLUMNS", "NO_GROUP", "SequenceTable", "check_numbers", "group_numbers"]
-
 COLUMNS: dict[str, Any] = {
     "file": np.int32,
     "record": np.uint32,

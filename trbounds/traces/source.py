@@ -15,8 +15,6 @@ from typing import BinaryIO, NamedTuple, cast
 from trbounds.errors import InputError, MissingDependency
 from trbounds.traces.remote import is_remote, open_remote
 
-__all__ = ["LineRange", "Source"]
-
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _HEAD_BYTES = 1 << 16

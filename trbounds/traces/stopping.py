@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from trbounds.traces.compensated import CompensatedSum
 from trbounds.traces.token_terms import TokenTerms, prefix_sum, shift_prefix_sum
 
-__all__ = ["BUDGETS", "StoppedSums"]
-
 Floats = NDArray[np.float64]
 
 BUDGETS: Floats = np.logspace(-6, 2, 40)

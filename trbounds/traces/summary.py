@@ -27,8 +27,6 @@ from trbounds.traces.token_counts import TokenCounts, count_block
 from trbounds.traces.token_terms import TokenTerms
 from trbounds.traces.validate import check_reward_range
 
-__all__ = ["Kernel", "TraceSummary"]
-
 Kernel = Literal["auto", "numpy", "numba"]
 
 _BLOCK_TOKENS = 131_072

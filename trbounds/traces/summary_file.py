@@ -33,8 +33,6 @@ from trbounds.traces.summary import TraceSummary
 from trbounds.traces.validate import check_reward_range
 from trbounds.traces.writing import replacing
 
-__all__ = ["load", "save"]
-
 _FORMAT = "trbounds-summary"
 _VERSION = 1
 _HEADER = re.compile(

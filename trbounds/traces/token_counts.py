@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from trbounds.traces.batch import TraceBatch, reduce_segments
 from trbounds.traces.token_terms import TokenTerms
 
-__all__ = ["CERTAIN", "COUNTS", "TokenCounts", "count_block"]
-
 COUNTS = {
     "tokens": "tokens that count",
     "masked_tokens": "tokens left out by the mask",

@@ -9,15 +9,6 @@ from numpy.typing import NDArray
 
 from trbounds.traces.batch import TraceBatch, reduce_segments
 
-__all__ = [
-    "LOG_RATIO_CLAMP",
-    "LOG_WEIGHT_CAP",
-    "TokenTerms",
-    "k3_of",
-    "prefix_sum",
-    "shift_prefix_sum",
-]
-
 Floats = NDArray[np.float64]
 
 LOG_WEIGHT_CAP = 100.0

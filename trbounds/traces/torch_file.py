@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.restricted_pickle import PickleError, StoredTensor, decode
 
-__all__ = ["MAX_PICKLE_BYTES", "TorchFile", "is_torch_zip"]
-
 MAX_PICKLE_BYTES = 1 << 27
 """Largest ``data.pkl`` that is read."""
 

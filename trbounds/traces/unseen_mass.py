@@ -24,16 +24,6 @@ from trbounds.traces.jackknife import Blocks
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.weights import weight_minus_one
 
-__all__ = [
-    "distinct_sequences",
-    "ratio_sum_error",
-    "sequence_tv",
-    "sequence_tv_total",
-    "unless_positive",
-    "unsampled_error",
-    "unseen_mass",
-]
-
 Floats = NDArray[np.float64]
 
 _CHANCE = 2.0

@@ -12,16 +12,6 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch, offsets_of
 
-__all__ = [
-    "LOWEST_SAMPLED_LOGPROB",
-    "RANGES",
-    "Ragged",
-    "ReadOptions",
-    "assemble",
-    "check_reward_range",
-    "validate",
-]
-
 LOWEST_SAMPLED_LOGPROB = -100.0
 """A token of probability below e^-100 is never sampled: such a value is a filler. The limit
 also keeps fourth powers of a ratio well inside float64."""

@@ -11,17 +11,6 @@ from numpy.typing import NDArray
 from trbounds.traces.sequence_table import SequenceTable
 from trbounds.traces.token_terms import LOG_WEIGHT_CAP
 
-__all__ = [
-    "FEWEST_SQUARES",
-    "LARGEST_SHAPE",
-    "LOWEST_ESS_SHARE",
-    "WeightDiagnostics",
-    "diagnose_weights",
-    "pareto_shape",
-    "residual_of",
-    "weight_minus_one",
-]
-
 Floats = NDArray[np.float64]
 
 LOWEST_ESS_SHARE = 0.5

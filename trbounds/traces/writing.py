@@ -14,8 +14,6 @@ from trbounds.errors import InputError
 from trbounds.traces.arrow import import_pyarrow
 from trbounds.traces.batch import SEQUENCE_FIELDS, TOKEN_FIELDS, TraceBatch
 
-__all__ = ["replacing", "write_parquet"]
-
 _GROUP_TOKENS = 1_000_000
 """Tokens in a row group: large enough to compress, small enough to stream."""
 

@@ -2,8 +2,6 @@
 
 from trbounds.theorem import Source
 
-__all__ = ["RENORMALISED", "SOURCE"]
-
 #: Only the abstract of DVP was at hand: statements and proofs are ours.
 SOURCE = Source("trbounds", "our derivation of a claim of DVP (arXiv 2512.23087)")
 

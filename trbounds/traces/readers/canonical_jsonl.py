@@ -16,8 +16,6 @@ from trbounds.traces.records import batch_from_records, fields_of_most
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["READER"]
-
 
 def _detects(path: str, head: bytes) -> bool:
     return begins_with_object(head)

@@ -18,8 +18,6 @@ from trbounds.traces.remote import is_remote
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions, assemble
 
-__all__ = ["READER"]
-
 
 def _detects(path: str, head: bytes) -> bool:
     return head.startswith(b"PAR1")

@@ -34,8 +34,6 @@ from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["READER"]
-
 _FILE_NAME = r"train_data_step(\d+)\.jsonl"
 _FIRST_KEYS = re.compile(rb'[{,]\s*"(input_lengths|generation_logprobs)"\s*:\s*\[')
 _NEEDED = {

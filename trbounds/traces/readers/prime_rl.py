@@ -35,8 +35,6 @@ from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["READER"]
-
 _SCHEMA_VERSION = 1
 _NO_POLICY = (
     "all of the response is from a frozen model, so that there is no policy to compare with"

@@ -35,8 +35,6 @@ from trbounds.traces.source import Source
 from trbounds.traces.torch_file import TorchFile, is_torch_zip
 from trbounds.traces.validate import ReadOptions
 
-__all__ = ["READER"]
-
 _FORMAT_VERSION = 2
 _LARGEST_TOKEN = 2**31
 _NAMES = {
