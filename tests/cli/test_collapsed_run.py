@@ -10,6 +10,7 @@ import pytest
 from trbounds.traces import example_path
 
 DRIFT, COLLAPSE, STEPS, EACH = 9, 14, 20, 6
+PAIR = {"rollout_logprobs": [-4.0], "train_logprobs": [-4.1]}
 
 
 def log_of(number, **changes):
@@ -145,10 +146,42 @@ def test_a_gradual_drift_is_shown_by_its_ends(run, tmp_path):
         np.mean([math.expm1(x) - x for x in 0.1 * 1.1 ** np.array(s)]) for s in ([0, 1], [18, 19])
     ]
     assert (
-        "D: no clear change of level; mean of the first tenth of the steps "
-        f"{ends[0]:.4g}, of the last {ends[1]:.4g}"
+        "D: rises gradually, with no one step at which its level changes; mean of the first tenth "
+        f"of the steps {ends[0]:.4g}, of the last {ends[1]:.4g}; smallest 0.00"
     ) in out
+    assert "largest 0.2" in out
     assert "reward:" not in out
+    document = json.loads(run("steps", str(path), "--json")[1])
+    assert document["changes"] == {}
+    assert list(document["trends"]) == ["kl_seq"]
+    assert document["trends"]["kl_seq"] > 50
+
+
+def test_a_reward_that_rises_and_falls_is_shown_by_its_largest_and_smallest(run, tmp_path):
+    path = tmp_path / "peak.jsonl"
+    rows = [
+        {**PAIR, "reward": min(0.3 + 0.05 * step, 1.8 - 0.1 * step), "step": step}
+        for step in range(17)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = " ".join(run("steps", str(path))[1].split())
+    assert "reward: no one clear change of level" in out
+    assert "smallest 0.2 at step 16, largest 0.8 at step 10" in out
+    assert "D: " not in out.split("(nats)")[-1]  # it is constant
+
+
+def test_steps_at_which_one_list_copies_the_other_are_counted(run, tmp_path):
+    path = tmp_path / "copied.jsonl"
+    rows = [
+        {**PAIR, "train_logprobs": [-4.1 - 0.01 * step] if step < 8 else [-4.0], "step": step}
+        for step in range(12)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = " ".join(run("steps", str(path))[1].split())
+    assert (
+        "D is 0 at 4 steps, first at 8: there the two policies are the same, or one list is a "
+        "copy of the other"
+    ) in out
 
 
 def test_steps_that_are_all_alike_are_pooled_without_a_range(run, tmp_path):

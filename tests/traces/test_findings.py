@@ -171,6 +171,21 @@ def test_shift_by_one(shift):
     assert found.numbers["correlation"] > 0.99
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_shift_by_one_in_a_part_of_the_trace(shift, share):
+    batch = right()
+    train = batch.train_logprobs.reshape(N, T).copy()
+    part = slice(round((1 - share) * N), None)  # from one step of the training on
+    train[part] = np.roll(train[part], shift, axis=1)
+    found = named(replace(batch, train_logprobs=train.ravel()))["shifted_by_one"]
+    assert found.severity == "error"
+    assert found.found.startswith("in a part of the trace")
+    assert found.numbers["lag"] == shift
+    assert found.numbers["correlation"] == pytest.approx(share, abs=0.05)
+    assert found.numbers["correlation_at_0"] == pytest.approx(1 - share, abs=0.05)
+
+
 def test_a_shift_by_one_of_a_real_trace_is_found():
     (batch,) = list(open_trace(DATA / "moe.parquet"))[:1]
     train = np.append(batch.train_logprobs[1:], -1.0)

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from trbounds.traces import TraceBatch, TraceSummary
-from trbounds.traces.step_series import FEWEST_STEPS, largest_change
+from trbounds.traces.step_series import FEWEST_STEPS, largest_change, trend
 
 
 def batch_of(log_ratios, **fields):
@@ -145,6 +146,33 @@ def test_a_trend_is_no_change_of_level():
     change = largest_change(steps, flat_then_down + random.normal(0, 0.05, 50))
     assert change is not None
     assert 41 <= change.step <= 46
+
+
+def test_a_trend_is_the_slope_of_a_regression_in_its_standard_errors():
+    random = np.random.default_rng(5)
+    steps = np.sort(random.choice(200, 40, replace=False))
+    values = 0.02 * steps + random.normal(0, 0.3, 40)
+    fit = scipy.stats.linregress(steps, values)
+    assert trend(steps, values) == pytest.approx(fit.slope / fit.stderr)
+    assert trend(steps, -values) == pytest.approx(-fit.slope / fit.stderr)
+    assert trend(steps, 0.5 * steps) == math.inf or trend(steps, 0.5 * steps) > 1e12
+
+
+def test_noise_hardly_ever_passes_for_a_trend():
+    random = np.random.default_rng(6)
+    found = sum(
+        trend(np.arange(n), random.normal(size=n)) is not None
+        for n in (FEWEST_STEPS, 20, 100)
+        for _ in range(300)
+    )
+    assert found <= 3
+
+
+@pytest.mark.parametrize(
+    "values", [[0.1] * 30, [0.0, 1.0], [0.0] * 10 + [math.nan], [0.0] * 10 + [math.inf], []]
+)
+def test_where_there_is_no_trend_to_speak_of(values):
+    assert trend(np.arange(len(values)), np.array(values)) is None
 
 
 def test_changes_of_a_run_leave_out_sequences_without_a_step():

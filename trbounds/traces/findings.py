@@ -28,6 +28,9 @@ _SHIFT_MARGIN = 0.1
 _WEAK = 0.5
 """A correlation that no two versions of one policy have."""
 
+_RELATED = 0.9
+"""A correlation that any two versions of one policy exceed."""
+
 _ABSURD_KL = 0.5
 """Mean k3 of a sequence, in nats per token: 60 times that of 16 policy-gradient steps."""
 
@@ -152,6 +155,10 @@ def _aligned(summary: TraceSummary) -> Iterator[Finding]:
     pairs = summary.pairs
     if summary.n_tokens < _FEW_TOKENS:
         return
+    partly = list(_partly_shifted(summary))
+    yield from partly
+    if partly:
+        return
     here = pairs.correlation(0)
     for lag in (-1, 1):
         there = pairs.correlation(lag)
@@ -207,6 +214,31 @@ def _aligned(summary: TraceSummary) -> Iterator[Finding]:
             ),
             numbers={"slope": slope, "correlation": here},
         )
+
+
+def _partly_shifted(summary: TraceSummary) -> Iterator[Finding]:
+    """Look for a shift in some steps, files or sequences: two lags share the correlation."""
+    pairs = summary.pairs
+    here = pairs.correlation(0)
+    for lag in (-1, 1):
+        there, opposite = pairs.correlation(lag), pairs.correlation(-lag)
+        if max(here, there) < _RELATED < here + there and there - opposite > _SHIFT_MARGIN:
+            yield Finding(
+                name="shifted_by_one",
+                severity="error",
+                found=(
+                    "in a part of the trace: the rollout log-probability of a token correlates "
+                    f"with its own training one at {here:.3f}, and with that of the token "
+                    f"{'after' if lag > 0 else 'before'} it at {there:.3f}, where more than 0.99 "
+                    "and about 0.2 are usual"
+                ),
+                advice=(
+                    "Find where D leaps (trbounds steps, or verify of single files), and shift one "
+                    "of the two lists there by one token"
+                ),
+                numbers={"lag": float(lag), "correlation": there, "correlation_at_0": here},
+            )
+            return
 
 
 def _misaligned(summary: TraceSummary) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from trbounds.clusters import ClusteredRatio
 from trbounds.traces.estimates import dense_groups
 from trbounds.traces.sequence_table import SequenceTable
 
-__all__ = ["FEWEST_STEPS", "LevelChange", "StepSeries", "largest_change", "step_series"]
+__all__ = ["FEWEST_STEPS", "LevelChange", "StepSeries", "largest_change", "step_series", "trend"]
 
 Floats = NDArray[np.float64]
 
@@ -101,6 +101,33 @@ class StepSeries:
             return self.kl_seq, self.kl_seq_error
         return self.k3_seq, self.k3_seq_error
 
+    def trends(self) -> dict[str, float]:
+        """Slopes of D, on a logarithmic scale, and of the reward along a line, in standard errors.
+
+        Returns
+        -------
+        dict of str to float
+            ``kl_seq`` and ``reward``, each where :func:`trend` finds one and
+            :func:`largest_change` no change of level: then the series moves, at no one step.
+            Sequences without a step are left out.
+        """
+        levels = self.changes()
+        slopes = {
+            name: trend(step, values)
+            for name, (step, values) in self._judged().items()
+            if name not in levels
+        }
+        return {name: z for name, z in slopes.items() if z is not None}
+
+    def _judged(self) -> dict[str, tuple[NDArray[np.int32], Floats]]:
+        """Return what is looked at for changes: the reward, and log D where no step has D = 0."""
+        known = self.step >= 0
+        step, divergence = self.step[known], self.sequence_kl[0][known]
+        judged = {"reward": (step, self.reward_mean[known])}
+        if (divergence > 0).all():
+            judged["kl_seq"] = (step, np.log(divergence))
+        return judged
+
     def changes(self) -> dict[str, LevelChange]:
         """Where D, on a logarithmic scale, and the reward go from one level to another.
 
@@ -110,16 +137,15 @@ class StepSeries:
             ``kl_seq`` (levels: geometric means, in nats) and ``reward``, each where
             :func:`largest_change` finds one. Sequences without a step are left out.
         """
-        known = self.step >= 0
-        step, divergence = self.step[known], self.sequence_kl[0][known]
-        found = {"reward": largest_change(step, self.reward_mean[known])}
-        if (divergence > 0).all():
-            change = largest_change(step, np.log(divergence))
-            if change is not None:
+        found = {}
+        for name, (step, values) in self._judged().items():
+            change = largest_change(step, values)
+            if change is not None and name == "kl_seq":
                 before, after = math.exp(change.before), math.exp(change.after)
                 change = replace(change, before=before, after=after)
-            found["kl_seq"] = change
-        return {name: change for name, change in found.items() if change is not None}
+            if change is not None:
+                found[name] = change
+        return found
 
 
 def step_series(table: SequenceTable) -> StepSeries:
@@ -214,6 +240,36 @@ def largest_change(step: NDArray[np.int32], values: Floats) -> LevelChange | Non
     return LevelChange(int(step[first]), before, after, z)
 
 
+def trend(step: NDArray[np.int32], values: Floats) -> float | None:
+    """Fit a straight line to a series.
+
+    Parameters
+    ----------
+    step : ndarray of int32
+        Training steps, in order.
+    values : ndarray
+        One for each.
+
+    Returns
+    -------
+    float or None
+        The slope in its standard errors, by least squares with steps taken as independent; None
+        for fewer than :data:`FEWEST_STEPS` values, if one is not finite, or if it is within
+        :data:`CLEAR_CHANGE`.
+    """
+    n = values.size
+    if n < FEWEST_STEPS or not np.isfinite(values).all():
+        return None
+    along, centred = step - step.mean(), values - values.mean()
+    slope = float(along @ centred) / float(along @ along)
+    error = math.sqrt(_variation_about_a_line(step, centred) / (n - 2) / float(along @ along))
+    rounding = 1e-12 * float(np.abs(values).max())
+    if abs(slope) * float(np.ptp(step)) <= rounding or abs(slope) <= CLEAR_CHANGE * error:
+        return None
+    return slope / error if error > 0 else math.copysign(math.inf, slope)
+
+
 def _variation_about_a_line(step: NDArray[np.int32], centred: Floats) -> float:
     along = step - step.mean()
-    return float(centred @ centred - (along @ centred) ** 2 / (along @ along))
+    rest = centred - along * (along @ centred) / (along @ along)
+    return float(rest @ rest)

@@ -33,7 +33,7 @@ def command(
 
     The sequence KL D bounds the error of a step's update, |Error| <= D times the width of the
     reward range, at any length. Says at which step D and the reward change their level most
-    clearly, where they do.
+    clearly, where they do, and otherwise whether they rise or fall gradually.
 
     Example: `trbounds steps logs/ --figure steps.png`
 
@@ -85,6 +85,7 @@ def _document(series: StepSeries, figure: Path | None) -> dict[str, Any]:
             name: {"step": c.step, "before": c.before, "after": c.after, "z": c.z}
             for name, c in series.changes().items()
         },
+        "trends": series.trends(),
         "figure": None if figure is None else str(figure),
     }
 
@@ -135,20 +136,14 @@ def _notes(series: StepSeries, summary: TraceSummary) -> list[str]:
         "the largest of a sampled token (nats)"
     ]
     known = series.step >= 0
-    changes = series.changes()
     if known.sum() >= FEWEST_STEPS:
-        for name, title, means, values in (
-            ("kl_seq", "D", "geometric means", series.sequence_kl[0][known]),
-            ("reward", "reward", "means", series.reward_mean[known]),
-        ):
-            if name in changes:
-                notes.append(f"{title}: {_change(changes[name], series)} ({means})")
-            elif not isnan(values.sum()):
-                tenth = values.size // 10
-                notes.append(
-                    f"{title}: no clear change of level; mean of the first tenth of the steps "
-                    f"{values[:tenth].mean():.4g}, of the last {values[-tenth:].mean():.4g}"
-                )
+        notes += _levels(series)
+    equal = series.step[known & (series.sequence_kl[0] == 0)]
+    if equal.size:
+        notes.append(
+            f"D is 0 at {equal.size} steps, first at {equal[0]}: there the two policies are the "
+            "same, or one list is a copy of the other"
+        )
     low, high = summary.reward_range
     divergence = series.sequence_kl[0]
     vacuous = series.step[known & (divergence >= 1)]
@@ -157,6 +152,32 @@ def _notes(series: StepSeries, summary: TraceSummary) -> list[str]:
             f"|Error| <= D times {number(high - low)} says nothing at {vacuous.size} steps "
             f"(D >= 1 nat), first at {vacuous[0]}"
         )
+    return notes
+
+
+def _levels(series: StepSeries) -> list[str]:
+    """Say how D and the reward moved over the run."""
+    known = series.step >= 0
+    step, changes, trends = series.step[known], series.changes(), series.trends()
+    notes = []
+    for name, title, means, values in (
+        ("kl_seq", "D", "geometric means", series.sequence_kl[0][known]),
+        ("reward", "reward", "means", series.reward_mean[known]),
+    ):
+        if name in changes:
+            notes.append(f"{title}: {_change(changes[name], series)} ({means})")
+        elif values.max() > values.min():  # no note on what is constant, or not logged
+            moved = "no one clear change of level"
+            if name in trends:
+                rises = "rises" if trends[name] > 0 else "falls"
+                moved = f"{rises} gradually, with no one step at which its level changes"
+            tenth, low, high = values.size // 10, values.argmin(), values.argmax()
+            notes.append(
+                f"{title}: {moved}; mean of the first tenth of the steps "
+                f"{values[:tenth].mean():.4g}, of the last {values[-tenth:].mean():.4g}; "
+                f"smallest {values[low]:.4g} at step {step[low]}, "
+                f"largest {values[high]:.4g} at step {step[high]}"
+            )
     return notes
 
 
