@@ -16,14 +16,6 @@ from numpy.typing import NDArray
 from trbounds.errors import InputError
 from trbounds.logits.sources import ArraySource, open_sources
 
-__all__ = [
-    "LogitsBatch",
-    "LogitsFile",
-    "StoredPrecisionWarning",
-    "TopKBatch",
-    "read_logits",
-]
-
 _LOGITS = ("rollout_logits", "train_logits")
 _TOP_K = (
     "rollout_topk_ids",

@@ -14,8 +14,6 @@ from trbounds.errors import InputError
 from trbounds.mismatch.logspace import log1mexp
 from trbounds.theorem import Kind, Law
 
-__all__ = ["MismatchCase", "MismatchLaw", "Perturbation"]
-
 _LOGARITHMS = ("logp", "log1mp", "logq", "log1mq")
 _GIVEN = (*_LOGARITHMS, "logit_error", "noise_sd", "rest_square")
 

@@ -12,8 +12,6 @@ from trbounds.arrays import array_namespace
 from trbounds.checks import COUNT, as_number_arrays, is_count, kept, refuse_where
 from trbounds.theorem import Kind, Law
 
-__all__ = ["PruningCase", "PruningLaw"]
-
 _COUNTS = ("T", "vocabulary")
 _BELOW_ONE = ("pruned_mass", "pruned_mass_max")
 _AT_MOST_ONE = ("kept_product", "tv")
