@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from trbounds.traces import TraceBatch, TraceSummary, example_path, open_trace, summarize
-from trbounds.traces.findings import FINDINGS, findings
+from trbounds.traces.finding import FINDINGS
+from trbounds.traces.findings import findings
 from trbounds.traces.pair_moments import PairMoments
 from trbounds.traces.token_terms import TokenTerms
 

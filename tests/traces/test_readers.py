@@ -1,6 +1,7 @@
 """Canonical readers: the same trace in every form, and every kind of damage."""
 
 import bz2
+import errno
 import gzip
 import io
 import json
@@ -313,6 +314,26 @@ def test_directories_globs_and_duplicates(tmp_path):
     assert expand_paths(str(tmp_path / "**" / "*.parquet")) == [str(b)]
     assert expand_paths([a, tmp_path]) == [str(a), str(b)]
     assert len(collect(open_trace(tmp_path))["lengths"]) == 6
+
+
+@pytest.mark.parametrize("closed", ["", "rank_1"])
+def test_a_directory_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch, closed):
+    (tmp_path / "rank_1").mkdir()
+    for name in ("a.jsonl", "rank_1/b.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    folder, listed = str(tmp_path / closed), os.scandir  # root may list everything
+
+    def scandir(path):
+        if os.fspath(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(
+        InputError, match=f"{closed}: cannot be listed: Permission denied$"
+    ) as error:
+        expand_paths(str(tmp_path))
+    assert error.value.file == folder
 
 
 def test_a_file_is_read_once_whatever_path_leads_to_it(tmp_path, monkeypatch):

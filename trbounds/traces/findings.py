@@ -7,13 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trbounds.traces.finding import FINDINGS, Finding, Severity
+from trbounds.traces.finding import Finding
 from trbounds.traces.jackknife import Blocks, student_limit
 from trbounds.traces.record_findings import UNLIKELY, record_findings
 from trbounds.traces.summary import TraceSummary
 from trbounds.traces.unseen_mass import distinct_sequences, ratio_sum_error
-
-__all__ = ["FINDINGS", "Finding", "Severity", "findings"]
 
 _STANDARD_ERRORS = 4.0
 """Distance of the mean of rho from 1 that chance gives with probability 6e-5; more with few

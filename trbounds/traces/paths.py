@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trbounds.errors import InputError
@@ -38,7 +38,8 @@ def expand_paths(paths: Paths) -> list[str]:
     Raises
     ------
     InputError
-        If there is no path, a file does not exist, or a directory or a pattern holds no trace.
+        If there is no path, a file does not exist, a directory cannot be listed, or a directory or
+        a pattern holds no trace.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not given:
@@ -63,7 +64,7 @@ def _expand(path: str) -> list[str]:
     if os.path.isdir(path):
         found = sorted(
             str(file)
-            for file in Path(path).rglob("*")
+            for file in _files_below(path)
             if file.name.endswith(suffixes)
             and not is_hidden(file.relative_to(path).as_posix())
             and file.is_file()
@@ -81,3 +82,17 @@ def _expand(path: str) -> list[str]:
             raise InputError("no file matches this pattern", file=path)
         return found
     raise InputError("no such file", file=path)
+
+
+def _files_below(path: str) -> Iterator[Path]:
+    """List a directory at any depth, and refuse one that cannot be listed.
+
+    ``Path.rglob`` passes over those, and a trace would lack a part of itself.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"cannot be listed: {error.strerror}", file=str(error.filename))
+
+    for folder, below, files in os.walk(path, onerror=refuse):
+        below[:] = [name for name in below if not is_hidden(name)]
+        yield from (Path(folder, name) for name in files)

@@ -12,8 +12,6 @@ from trbounds.clusters import ClusteredRatio
 from trbounds.traces.estimates import dense_groups
 from trbounds.traces.sequence_table import SequenceTable
 
-__all__ = ["FEWEST_STEPS", "LevelChange", "StepSeries", "largest_change", "step_series", "trend"]
-
 Floats = NDArray[np.float64]
 
 CLEAR_CHANGE = 5.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from trbounds.traces.error_estimates import ErrorEstimates
-from trbounds.traces.findings import Finding
+from trbounds.traces.finding import Finding
 
 __all__ = ["Place", "Report", "Status", "Verdict"]
 
