@@ -31,6 +31,18 @@ def test_every_value_lies_between_two_close_ends(trbounds: Run) -> None:
     assert low <= exact <= high
 
 
+def test_help_promises_ends_for_the_exact_value_alone(trbounds: Run) -> None:
+    rows = json.loads(trbounds(*POINT, "--json").out)["bounds"]
+    outside = [
+        row["key"]
+        for row in rows
+        if not Decimal(row["enclosure"][0]) <= Decimal(row["value"]) <= Decimal(row["enclosure"][1])
+    ]
+    assert outside  # floats are rounded by more than the ends are apart
+    said = " ".join(trbounds("bound", "--help").out.split())
+    assert "two ends between which the bound's exact value lies" in said
+
+
 def test_without_the_flag_there_is_no_enclosure(trbounds: Run) -> None:
     rows = json.loads(trbounds(*POINT[:-1], "--json").out)["bounds"]
     assert all("enclosure" not in row for row in rows)

@@ -69,7 +69,8 @@ def command(
     With `--trace`, divergences are estimated from logged sequences: values are plug-in, with
     standard errors, beside the estimated error itself.
 
-    With `--certified`, each value comes with two ends between which it lies whatever rounding did.
+    With `--certified`, each value comes with two ends between which the bound's exact value lies,
+    whatever rounding did to the value.
 
     Example: `trbounds bound --T 4096 --kl-max 1e-4 --kl-seq 0.01`
 
