@@ -247,9 +247,6 @@ class _Text(_PositiveFirst, StrPrinter):  # type: ignore[misc]
     def _print_Derivative(self, expr: Any) -> str:
         return f"d/d{self._print(expr.variables[0])} [{self._print(expr.expr)}]"
 
-    def _print_UnevaluatedExpr(self, expr: Any) -> str:
-        return str(self._print(expr.args[0]))
-
     def _print_Min(self, expr: Any) -> str:
         return f"min({self._arguments(expr)})"
 
@@ -305,9 +302,6 @@ class _Latex(_PositiveFirst, LatexPrinter):  # type: ignore[misc]
         if coefficient != 1 or not parts:
             parts.insert(0, coefficient)
         return str(self._print(_product(parts)))
-
-    def _print_UnevaluatedExpr(self, expr: Any) -> str:
-        return str(self._print(expr.args[0]))
 
 
 # Prose within a name, with the blanks around it.

@@ -31,6 +31,7 @@ _ZETA_MINUS_HALF = -0.207886224977354566
 _TABLE = tuple(math.fsum(math.sqrt(k) for k in range(1, n + 1)) for n in range(16))
 # Euler-Maclaurin coefficients of sum sqrt(k), in powers of 1/m^2 after the 1/m term.
 _TAIL = (1 / 24, -1 / 1920, 1 / 9216, -11 / 163840)
+_GOLDEN_STEPS = 40
 
 
 def root_sum(n: Any, *, xp: ModuleType | None = None) -> Any:
@@ -295,7 +296,7 @@ def root_times(variance: Any, factor: Any, *, xp: ModuleType | None = None) -> A
 
 
 def golden_section(
-    f: Callable[[Any], Any], low: Any, high: Any, *, steps: int = 40, xp: ModuleType | None = None
+    f: Callable[[Any], Any], low: Any, high: Any, *, xp: ModuleType | None = None
 ) -> Any:
     """Return the minimum of a function of one variable, element by element.
 
@@ -305,22 +306,21 @@ def golden_section(
         Vectorised; on ``[low, high]`` it falls and then rises.
     low, high : array
         Ends of the interval, of the same shape.
-    steps : int, optional
-        Each shortens the interval by a factor 0.618. The value at a minimum is known to the
-        square of the interval's last width: 40 steps suffice for a width of 10 and 1e-14.
     xp : module, optional
         Array namespace, inferred once by default.
 
     Returns
     -------
     array
-        The smallest value met.
+        The smallest value met. Each of 40 steps shortens the interval by a factor 0.618, and the
+        value at a minimum is known to the square of the interval's last width: that suffices for
+        a width of 10 and 1e-14.
     """
     xp = array_namespace(low, high) if xp is None else xp
     ratio = (math.sqrt(5) - 1) / 2
     inner, outer = high - ratio * (high - low), low + ratio * (high - low)
     f_inner, f_outer = f(inner), f(outer)
-    for _ in range(steps):
+    for _ in range(_GOLDEN_STEPS):
         left = f_inner < f_outer
         low, high = xp.where(left, low, inner), xp.where(left, outer, high)
         step = ratio * (high - low)

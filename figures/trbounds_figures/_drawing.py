@@ -149,7 +149,7 @@ def _spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [float(np.clip(m, low, max(low, high))) + rank * gap for rank, m in enumerate(flat)]
 
 
-def shade_vacuous(ax: Axes, level: float, *, side: str = "left") -> None:
+def shade_vacuous(ax: Axes, level: float) -> None:
     """Draw the reward range as a line; shade what two mean rewards cannot differ by.
 
     Parameters
@@ -158,8 +158,6 @@ def shade_vacuous(ax: Axes, level: float, *, side: str = "left") -> None:
         The axes, with final limits.
     level : float
         Width of the reward range.
-    side : {"left", "right"}
-        The upper corner to write the explanation in.
     """
     low, high = ax.get_ylim()
     if level >= high:
@@ -170,12 +168,12 @@ def shade_vacuous(ax: Axes, level: float, *, side: str = "left") -> None:
     ax.set_ylim(low, high)
     ax.annotate(
         "vacuous: above\nthe reward range",
-        (0.0 if side == "left" else 1.0, 1.0),
+        (0.0, 1.0),
         xycoords="axes fraction",
-        xytext=(4 if side == "left" else -4, -4),
+        xytext=(4, -4),
         textcoords="offset points",
         va="top",
-        ha=side,
+        ha="left",
         fontsize=7,
         color="#444444",
     )

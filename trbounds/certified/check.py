@@ -84,8 +84,6 @@ def _exact(value: Any) -> Any:
         return Fraction(value)
     if not abs(value) < float("inf"):
         return None
-    if isinstance(value, float):
-        return Fraction(value)
     ball = arb(value)
     return arb(ball, abs(ball) * arb(_LOGARITHM_ERROR.numerator) / _LOGARITHM_ERROR.denominator)
 

@@ -47,9 +47,6 @@ class Interval:
 
     __rmul__ = __mul__
 
-    def __contains__(self, value: int) -> bool:
-        return bool(self.low <= value) and bool(self.high >= value)
-
 
 def ends(value: Any) -> tuple[Any, Any]:
     """Return both ends of an interval or a ball."""

@@ -15,7 +15,7 @@ from trbounds.oracle.tabular import Array, TabularPair, normalised
 # Largest |logit| of a rollout token, and of the log-ratio before normalisation.
 _SPAN = 14.0
 _MOST_CLASSES = 24
-_MOST_RESPONSES = 4096
+_MOST_RESPONSES = 4096  # A**T
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,17 +84,13 @@ class Family:
         return np.concatenate([logits.ravel(), np.clip(change, -1, 1).ravel()])
 
 
-def families(
-    horizons: Iterable[int], vocabularies: Iterable[int], *, most_responses: int = _MOST_RESPONSES
-) -> tuple[Family, ...]:
+def families(horizons: Iterable[int], vocabularies: Iterable[int]) -> tuple[Family, ...]:
     """Return the families of all shapes that are small enough to enumerate often.
 
     Parameters
     ----------
     horizons, vocabularies : iterable of int
         Shapes.
-    most_responses : int
-        Largest ``A**T``.
 
     Returns
     -------
@@ -104,7 +100,7 @@ def families(
     """
     found = []
     for T, A, eos in product(horizons, vocabularies, (False, True)):
-        if A < 2 or most_responses < A**T:
+        if A < 2 or _MOST_RESPONSES < A**T:
             continue
         for name, key in _GROUPINGS.items():
             family = Family(name, T, A, eos, _classes(T, A, eos, key))
