@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import trbounds_cli
 from trbounds import rendering
 from trbounds.bounds import all_bounds
 from trbounds_cli.overview import command_names, overview, summary
+from trbounds_paper_checks import Verdict, run_checks
 
 Run = Callable[..., object]
 COMMANDS = Path(trbounds_cli.__file__).parent / "commands"
@@ -99,19 +101,9 @@ def test_unknown_command_suggests(trbounds: Run) -> None:
     ],
 )
 def test_bad_usage_is_one_line(
-    trbounds: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    words: tuple[str, ...],
-    message: str,
+    run: Run, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    outcome = trbounds(*words)
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert outcome.err.startswith("trbounds: error: ")
-    assert outcome.err.count("\n") == 1
-    assert message in outcome.err
+    run(*words).assert_refused(message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -253,3 +245,18 @@ def test_table_and_check(trbounds: Run) -> None:
     document = json.loads(outcome.out)
     assert document["as_recorded"]
     assert {claim["verdict"] for claim in document["claims"]} == {"holds", "rounding", "refuted"}
+
+
+def test_check_for_people_fails_where_a_verdict_differs(
+    trbounds: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = trbounds("check", "--paper", "dvp")
+    assert outcome.code == 0
+    assert "6 claims; 0 verdicts differ" in outcome.out
+    judged = run_checks(["dvp"])
+    judged[0] = replace(judged[0], verdict=Verdict.REFUTED)
+    monkeypatch.setattr("trbounds_paper_checks.run_checks", lambda paper: judged)
+    outcome = trbounds("check")
+    assert outcome.code == 1
+    assert "6 claims; 1 verdicts differ" in outcome.out
+    assert "(recorded:" in outcome.out

@@ -307,6 +307,18 @@ def plain(lists, **extra):
     )
 
 
+def test_tables_of_many_parts_are_joined_like_with_like(monkeypatch):
+    monkeypatch.setattr("trbounds.traces.sequence_table._LOOSE", 2)
+    found, lists = TraceSummary(), [[0.01 * i] for i in range(1, 65)]
+    for i, row in enumerate(lists):
+        found.absorb(TraceSummary.of(plain([row], file="a", first_record=i)))
+        # A power of two each, none twice, and one that is not joined yet.
+        assert len(found._table._chunks) <= (i + 1).bit_length() + 1
+    whole = TraceSummary.of(plain(lists, file="a"))
+    np.testing.assert_array_equal(found.sequences["log_weight"], whole.sequences["log_weight"])
+    np.testing.assert_array_equal(found.sequences["record"], np.arange(64))
+
+
 def test_optional_fields_are_those_that_every_part_has():
     n = 2
     bare = TraceSummary.of(plain([[0.1], [0.2]], file="a"))
