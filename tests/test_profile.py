@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 
 from trbounds.bounds import all_bounds
 from trbounds.errors import InputError
+from trbounds.mismatch import profile_from_logit_error
 from trbounds.oracle import (
     TabularPair,
     exact,
@@ -310,3 +311,21 @@ def test_every_field_is_declared_and_has_a_symbol() -> None:
     assert optional - {"dtype"} == set(FIELDS)
     assert set(SYMBOLS) == {"T", *FIELDS}
     assert set(POSITION_FIELDS) <= set(FIELDS)
+
+
+@pytest.mark.parametrize("changes", [{"kl_max": 0.1}, {"conversion": "sharp"}, {"T": 80}])
+def test_what_follows_from_a_replaced_value_is_derived_anew(changes: dict[str, Any]) -> None:
+    # It stayed as it was: bounds were too small by any factor.
+    known: dict[str, Any] = {"T": 10, "kl_max": 1e-4}
+    found = DivergenceProfile(**known).complete().with_values(**changes).complete()
+    expected = DivergenceProfile(**(known | changes)).complete()
+    assert found.known == expected.known
+    for name in expected.known:
+        assert getattr(found, name) == getattr(expected, name), name
+
+
+def test_what_no_relation_gave_outlives_a_replaced_value() -> None:
+    found = profile_from_logit_error(0.01, 10).with_values(reward_var=0.1)
+    assert found.kl_max == 0.01**2 / 2
+    assert found.provenance["kl_max"].by.startswith("kl_max <= a^2/2")
+    assert DivergenceProfile.uniform(3, kl_max=0.1).with_values(tv_seq=0.5).kl_mean is not None

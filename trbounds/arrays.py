@@ -59,12 +59,34 @@ def array_namespace(*arrays: Any) -> ModuleType:
 
 
 def is_numpy(xp: ModuleType) -> bool:
-    """Tell whether a namespace is numpy's."""
+    """Tell whether a namespace is numpy's.
+
+    Parameters
+    ----------
+    xp : module
+        As :func:`array_namespace` returns it.
+
+    Returns
+    -------
+    bool
+        True for numpy and for numpy as array_api_compat presents it.
+    """
     return bool(array_api_compat.is_numpy_namespace(xp))
 
 
 def device(x: object) -> object:
-    """Return the device of an array; ``None`` for anything that is not an array."""
+    """Return the device of an array.
+
+    Parameters
+    ----------
+    x : object
+        An array of any supported library, or anything else.
+
+    Returns
+    -------
+    object
+        As the library names it; ``None`` for what is no array.
+    """
     where: object = array_api_compat.device(x) if _is_array(x) else None
     return where
 
@@ -148,6 +170,11 @@ def _refuse_masked(x: object) -> None:
 
 def bfloat16_dtype() -> np.dtype[Any]:
     """Return the numpy dtype of bfloat16.
+
+    Returns
+    -------
+    dtype
+        That of ml_dtypes.
 
     Raises
     ------

@@ -100,6 +100,8 @@ class Bound(Theorem):
     ----------
     key, title, source, requires, formula, statement, derive, rank
         As of every :class:`~trbounds.theorem.Theorem`. Papers' bounds rank first, in their order.
+    quantity : str
+        What it bounds.
     uses : tuple of str
         Further fields that the formula takes into account when they are known.
     growth : float

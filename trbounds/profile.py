@@ -14,7 +14,7 @@ from trbounds.checks import COUNT, as_number, as_number_arrays, is_count, kept, 
 from trbounds.divergences import tv_from_kl_pinsker, tv_from_kl_sharp
 from trbounds.errors import InputError
 from trbounds.provenance import Provenance
-from trbounds.relations import derive_missing
+from trbounds.relations import RELATIONS, derive_missing
 
 __all__ = ["FIELDS", "POSITION_FIELDS", "Conversion", "DivergenceProfile", "Provenance"]
 
@@ -56,6 +56,7 @@ _AT_MOST_ONE = {"tv_max", "tv_mean", "tv_seq", "chi2_stop_prob"}
 
 
 _GIVEN = Provenance("given")
+_TEXTS = {relation.text for relation in RELATIONS}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -230,11 +231,18 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         return self.reward_var / self.reward_width**2
 
     def tv_from_kl(self, kl: Any) -> Any:
-        """Largest TV that a KL allows, by the profile's conversion."""
+        """Return the largest TV that a KL (nats, at least 0) allows, by the conversion."""
         return tv_from_kl_sharp(kl) if self.conversion == "sharp" else tv_from_kl_pinsker(kl)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the profile as plain numbers and lists, each value with its provenance."""
+        """Return the profile as plain numbers and lists, as JSON takes them.
+
+        Returns
+        -------
+        dict
+            ``T``, ``reward_range``, ``conversion``, and per known field its ``value``, ``kind``,
+            ``plug_in`` and, where there are any, ``by`` and ``standard_error``.
+        """
         values = {
             name: {
                 "value": to_numpy(value).tolist(),
@@ -257,7 +265,21 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
     # -- making --------------------------------------------------------------------------------
 
     def with_values(self, **changes: Any) -> DivergenceProfile:
-        """Return a copy with some fields replaced (their provenance becomes "given")."""
+        """Return a copy with some fields replaced.
+
+        Parameters
+        ----------
+        **changes
+            Any parameters of the class; None forgets a field.
+
+        Returns
+        -------
+        DivergenceProfile
+            In which the replaced fields are "given". What :meth:`complete` had derived is left
+            out, since it may have followed from what is replaced.
+        """
+        stale = [k for k, v in self.provenance.items() if v.kind == "derived" and v.by in _TEXTS]
+        changes = dict.fromkeys(stale) | changes
         marks = {k: v for k, v in self.provenance.items() if k not in changes}
         changes["provenance"] = marks | dict(changes.get("provenance", {}))
         return replace(self, **changes)
@@ -269,6 +291,11 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         ----------
         *wanted : str
             Bound only these fields and what they are derived through; all fields by default.
+
+        Returns
+        -------
+        DivergenceProfile
+            With the provenance of what was derived; the profile itself if nothing was.
 
         Raises
         ------
@@ -301,6 +328,11 @@ chi2_stop_prob, chi2_stop_tail, log_ratio_max, residual_square, reward_var : arr
         DivergenceProfile
             With ``tv_mean``, ``kl_mean``, ``chi2_mean`` and ``chi2_position_max`` filled in where
             their maximum is given, hence ``kl_seq = T kl_max`` by completion.
+
+        Raises
+        ------
+        InputError
+            If T is not one number in range, or a field is wrong.
         """
         base = cls(T=T, **scalars)
         if base.T.ndim or base.T > _LONGEST_UNIFORM:

@@ -114,7 +114,19 @@ class Theorem:
         return Kind.UPPER if self.attained is None else Kind.TIGHT
 
     def missing(self, situation: Any) -> tuple[str, ...]:
-        """Return the required fields that a situation lacks."""
+        """Return the required fields that a situation lacks.
+
+        Parameters
+        ----------
+        situation : object
+            What the theorem is evaluated at. Of a bound, a profile as it is: what completion would
+            derive counts as lacking, so pass ``profile.complete()``.
+
+        Returns
+        -------
+        tuple of str
+            Their names; none if it can be evaluated.
+        """
         return tuple(name for name in self.requires if getattr(situation, name) is None)
 
 
@@ -153,7 +165,23 @@ class Law(Theorem, Generic[Case]):
         return self._apply(self.formula, case)
 
     def evaluate_relaxed(self, case: Case) -> Any:
-        """Evaluate the larger value, of a law that has one; as :meth:`evaluate`."""
+        """Evaluate the relaxed, larger value.
+
+        Parameters
+        ----------
+        case : object
+            As for :meth:`evaluate`.
+
+        Returns
+        -------
+        float or array
+            In the unit of the quantity.
+
+        Raises
+        ------
+        InputError
+            If the law has no relaxed form, or the case lacks what the law needs.
+        """
         if self.relaxed is None:
             raise InputError(f"the law '{self.key}' has no relaxed form")
         return self._apply(self.relaxed, case)

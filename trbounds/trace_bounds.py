@@ -112,7 +112,9 @@ def bounds_on_trace(
     ----------
     summary : TraceSummary
         The trace.
-    conversion, reward_variance
+    conversion : {"pinsker", "sharp"}
+        How a KL becomes a TV.
+    reward_variance : {"within_prompts", "total"}
         As for :func:`trbounds.traces.profile.profile_of`.
 
     Returns
@@ -120,6 +122,19 @@ def bounds_on_trace(
     TraceBounds
         Values are plug-in: they rest on estimates and on maxima over the observed contexts, and
         are not certified.
+
+    Raises
+    ------
+    InputError
+        If a setting is none of these.
+
+    Examples
+    --------
+    >>> from trbounds.trace_bounds import bounds_on_trace
+    >>> from trbounds.traces import example_path, summarize
+    >>> found = bounds_on_trace(summarize(example_path()))
+    >>> found.best.bound.key, round(found.best.value, 4), round(found["mixed"].value, 2)
+    ('l2', 0.0037, 5.22)
     """
     profile = profile_of(summary, conversion=conversion, reward_variance=reward_variance)
     without_one = leave_one_out_profile(summary, profile, reward_variance=reward_variance)

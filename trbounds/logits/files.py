@@ -178,11 +178,7 @@ def read_logits(path: str | os.PathLike[str]) -> LogitsFile:
     Returns
     -------
     LogitsFile
-
-    Warns
-    -----
-    StoredPrecisionWarning
-        If the logits are stored in float16 or bfloat16.
+        Checked but for the logits themselves, which its batches read.
 
     Raises
     ------
@@ -193,9 +189,21 @@ def read_logits(path: str | os.PathLike[str]) -> LogitsFile:
     MissingDependency
         If the file holds bfloat16 and ml_dtypes is not installed.
 
+    Warns
+    -----
+    StoredPrecisionWarning
+        If the logits are stored in float16 or bfloat16.
+
     Notes
     -----
     bfloat16 in .npy and .npz files is what numpy writes for it, two plain bytes per number.
+
+    Examples
+    --------
+    >>> from trbounds.logits import example_logits_path, read_logits
+    >>> file = read_logits(example_logits_path())
+    >>> file.n, file.vocabulary
+    (100, 257)
     """
     name = os.fspath(path)
     if Path(name).suffix == ".npy" and Path(name).exists():

@@ -98,6 +98,14 @@ def row_divergences(
         largest logit beyond 1e6 either way; the record is the row.
     MissingDependency
         If engine is "numba" and numba is not installed, or CuPy is needed and is not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trbounds.logits import row_divergences
+    >>> found = row_divergences(np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]]))
+    >>> found.tv.round(12).tolist(), found.chi2.round(12).tolist()
+    ([0.25], [0.25])
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"found {device!r}, expected 'auto', 'cpu' or 'cuda'", field="device")

@@ -104,8 +104,10 @@ def divergences_to_trace(
         without these, each row is a sequence of one token.
     out_path : path
         The Parquet file. Written under a temporary name, then renamed.
-    precision, engine, device, on_progress
-        As for `file_divergences`.
+    precision, engine, device : str
+        As for `row_divergences`.
+    on_progress : callable, optional
+        Receives the number of rows done, after every batch.
 
     Returns
     -------

@@ -154,6 +154,13 @@ def largest_logit_error(
     InputError
         If the budget is not positive, there is no such bound, or the bound needs a quantity that
         a logit error does not give.
+
+    Examples
+    --------
+    >>> from trbounds.mismatch import largest_logit_error
+    >>> found = largest_logit_error(8192, 0.1)
+    >>> found.bound, round(found.logit_error, 6)
+    ('chi2_second_order', 0.005742)
     """
     spread = as_number("T", T) <= LONGEST_SPREAD
 

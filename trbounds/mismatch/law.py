@@ -52,6 +52,13 @@ class MismatchCase:
     InputError
         If a value is out of range or not a number, or the two logarithms of one probability
         contradict each other.
+
+    Examples
+    --------
+    >>> from trbounds.mismatch import MismatchCase, get_law
+    >>> case = MismatchCase(logp=[-0.1, -5.0], logit_error=0.01)
+    >>> get_law("envelope").evaluate(case).round(6).tolist()
+    [0.001886, 0.019864]
     """
 
     logit_error: Any = None
@@ -136,14 +143,14 @@ class MismatchLaw(Law[MismatchCase]):
     key, title, source, quantity, requires, formula, statement, derive, rank, assumes
         As of every :class:`~trbounds.theorem.Theorem`; ``formula(case)`` is the upper bound, or
         the value itself.
+    attained : callable, optional
+        Returns a :class:`Perturbation` in which the quantity equals the value.
+    relaxed : callable, optional
+        ``relaxed(case)``: a larger value that bounds the quantity without remainder.
     lower : callable, optional
         ``lower(case)``: a lower bound on the same quantity.
     remainder : str
         Of a law that holds to leading order only: the order of what is left out.
-    relaxed : callable, optional
-        ``relaxed(case)``: a larger value that bounds the quantity without remainder.
-    attained : callable, optional
-        Returns a :class:`Perturbation` in which the quantity equals the value.
     counterexample : callable, optional
         Returns a :class:`Perturbation` in which the quantity exceeds a leading-order value.
 
@@ -178,7 +185,23 @@ class MismatchLaw(Law[MismatchCase]):
         return tuple(given_by.get(name, name) for name in super().missing(situation))
 
     def evaluate_lower(self, case: MismatchCase) -> Any:
-        """Evaluate the lower side, of a law that has one; as :meth:`evaluate`."""
+        """Evaluate the lower side.
+
+        Parameters
+        ----------
+        case : MismatchCase
+            As for :meth:`evaluate`.
+
+        Returns
+        -------
+        float or array
+            At most the quantity, in its unit.
+
+        Raises
+        ------
+        InputError
+            If the law has no lower side, or the case lacks what the law needs.
+        """
         if self.lower is None:
             raise InputError(f"the law '{self.key}' has no lower side")
         return self._apply(self.lower, case)

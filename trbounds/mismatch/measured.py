@@ -290,7 +290,13 @@ class MismatchSummary:
         return self.worst[0].value if self.worst else 0.0
 
     def logit_error_quantile(self, q: float) -> float:
-        """Quantile over tokens of the smallest logit error, to within 1/16 relative."""
+        """Quantile over tokens of the smallest logit error, to within 1/16 relative.
+
+        Parameters
+        ----------
+        q : float
+            Between 0 and 1.
+        """
         return min(self.histogram.quantile(q), self.logit_error_max)
 
     @property

@@ -59,7 +59,23 @@ class TokenMismatch:
         return float(xp.sum(self.error_variance)) / spread if spread else math.nan
 
     def case(self, *, noise_sd: float | None = None) -> MismatchCase:
-        """Return the tokens as the laws take them, each with the logit error of its row."""
+        """Return the tokens as the laws take them, each with the logit error of its row.
+
+        Parameters
+        ----------
+        noise_sd : float, optional
+            Standard deviation of independent logit errors, for the law ``selection_bias``.
+
+        Returns
+        -------
+        MismatchCase
+            One entry per token.
+
+        Raises
+        ------
+        InputError
+            If a logit error is infinite: no law speaks about a token that one policy excludes.
+        """
         return MismatchCase(
             logit_error=self.logit_error,
             logp=self.logp,

@@ -91,7 +91,8 @@ class PruningLaw(Law[PruningCase]):
 
     Parameters
     ----------
-    key, title, source, quantity, requires, formula, statement, derive, rank, assumes, relaxed
+    key, title, source, quantity, requires, formula, statement, derive, rank, assumes, \
+attained, relaxed
         As of every :class:`~trbounds.theorem.Law`.
     exact : bool
         Whether the quantity equals the value; otherwise it is at most the value.

@@ -65,6 +65,14 @@ def prune_pair(
     InputError
         If the shapes differ, a row is not one of logits, `min_p` is outside (0, 1], or the
         training policy gives a safe set of the rollout policy no probability.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trbounds.pruning import prune_pair
+    >>> pair = prune_pair(np.log([[0.5, 0.49, 0.01]]), np.log([[0.5, 0.4, 0.1]]), 0.1)
+    >>> pair.before.kl.round(6).tolist(), pair.after.kl.round(6).tolist()
+    ([0.076415], [0.005135])
     """
     before = divergences(rollout_logits, train_logits)
     rollout, train = _prune_both(rollout_logits, train_logits, min_p, sets)

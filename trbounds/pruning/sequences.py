@@ -83,6 +83,12 @@ def sequence_bias(
     -----
     Source: trbounds. With ``alive_t`` the event that no token before t was pruned,
     ``P_full(some token pruned) = E_full[sum_t alive_t (1 - Z(c_t))]``.
+
+    Examples
+    --------
+    >>> from trbounds.pruning import sequence_bias
+    >>> round(sequence_bias([0.1, 0.2, 0.3], [0, 1, 3]).tv.value, 12)
+    0.27
     """
     mass = as_numpy("pruned_mass", as_number_arrays({"pruned_mass": pruned_mass})["pruned_mass"])
     cuts = _checked_offsets(offsets)

@@ -31,6 +31,11 @@ def get_law(key: str) -> MismatchLaw:
     key : str
         Its key, such as ``"envelope"``.
 
+    Returns
+    -------
+    MismatchLaw
+        Statement, proof and evaluator.
+
     Raises
     ------
     InputError

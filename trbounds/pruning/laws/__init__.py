@@ -31,6 +31,11 @@ def get_law(key: str) -> PruningLaw:
     key : str
         Its key, such as ``"sequence_tv"``.
 
+    Returns
+    -------
+    PruningLaw
+        Statement, proof and evaluator.
+
     Raises
     ------
     InputError
