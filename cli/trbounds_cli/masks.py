@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trbounds.errors import InputError
+from trbounds_cli.output import number
 
 if TYPE_CHECKING:
-    from trbounds.masking import Bin
+    from trbounds.masking import Bin, Guarantee
     from trbounds.traces import TraceSummary
 
 LENGTH_COLUMNS = ["length", "sequences>", "accepted>", "s.e.>", "expected>", "tokens kept>"]
@@ -98,7 +99,13 @@ def length_rows(bins: Iterable[Bin]) -> list[list[str]]:
     ]
 
 
-def vacuous(bound: float, summary: TraceSummary) -> str:
-    """Say of a bound on |Error| that it is none: two mean rewards are never further apart."""
+def guarantee_note(found: Guarantee, summary: TraceSummary, at_variance: str = "") -> str:
+    """Say what a rule proves of the error, or that it proves nothing."""
+    word = "plug-in, nothing is proved" if found.plug_in else "proved"
     low, high = summary.reward_range
-    return ", no less than the reward range: it says nothing" if bound >= high - low else ""
+    # Two mean rewards are never further apart.
+    nothing = ", no less than the reward range: it says nothing" * (found.value >= high - low)
+    return (
+        f"{word}: |Error| <= {number(found.value)} for any reward{at_variance} ({found.bound})"
+        f"{nothing}, of {found.covers}"
+    )

@@ -14,11 +14,11 @@ from trbounds_cli.masks import (
     KlMax,
     TvMax,
     check_tokens,
+    guarantee_note,
     length_rows,
     percent,
     read_once,
     statistics_of,
-    vacuous,
 )
 from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import check_output, number, print_json, print_table
@@ -268,16 +268,10 @@ _ON_TOKENS = (
 
 
 def _guarantee(found: Guarantee, summary: TraceSummary) -> str:
-    word = "plug-in, nothing is proved" if found.plug_in else "proved"
-    known = (
-        ""
-        if found.value_for_reward is None
-        else f", {number(found.value_for_reward)} at this reward's variance (plug-in)"
-    )
-    return (
-        f"{word}: |Error| <= {number(found.value)} for any reward{known} ({found.bound})"
-        f"{vacuous(found.value, summary)}, of {found.covers}"
-    )
+    if found.value_for_reward is None:
+        return guarantee_note(found, summary)
+    own = f", {number(found.value_for_reward)} at this reward's variance (plug-in)"
+    return guarantee_note(found, summary, at_variance=own)
 
 
 def _show_comparison(

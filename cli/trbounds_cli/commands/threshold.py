@@ -12,9 +12,9 @@ from trbounds_cli.masks import (
     KlMax,
     TvMax,
     check_tokens,
+    guarantee_note,
     length_rows,
     statistics_of,
-    vacuous,
 )
 from trbounds_cli.options import AsJson, Example, OnError, RewardRange, TraceFormat, Traces
 from trbounds_cli.output import number, print_json, print_table
@@ -122,12 +122,7 @@ def _show(found: Threshold, summary: TraceSummary) -> None:
             f"{found.confidence:.0%} interval {number(low)} to {number(high)}"
         )
     if effect.guarantee is not None:
-        word = "plug-in, nothing is proved" if effect.guarantee.plug_in else "proved"
-        notes.append(
-            f"{word}: |Error| <= {number(effect.guarantee.value)} for any reward "
-            f"({effect.guarantee.bound}){vacuous(effect.guarantee.value, summary)}, of "
-            f"{effect.guarantee.covers}"
-        )
+        notes.append(guarantee_note(effect.guarantee, summary))
     print_table(
         f"{found.statistic} <= {number(found.value)}" + _interval(found),
         LENGTH_COLUMNS,
