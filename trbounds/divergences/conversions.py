@@ -26,7 +26,7 @@ def tv_from_kl_pinsker(kl: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is negative or NaN.
+        If a value is no real number, or negative or NaN.
     """
     return elementwise(
         lambda xp, x: xp.clip(xp.sqrt(0.5 * x), max=1.0), {"kl": kl}, nonnegative=True
@@ -52,7 +52,7 @@ def tv_from_kl_sharp(kl: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is negative or NaN.
+        If a value is no real number, or negative or NaN.
 
     References
     ----------
@@ -83,7 +83,7 @@ def tv_from_chi2(chi2: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is negative or NaN.
+        If a value is no real number, or negative or NaN.
     """
     return elementwise(
         lambda xp, x: xp.clip(0.5 * xp.sqrt(x), max=1.0), {"chi2": chi2}, nonnegative=True
@@ -111,7 +111,7 @@ def chi2_from_kl(kl: Any, log_ratio_max: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is negative or NaN.
+        If a value is no real number, or negative or NaN.
     """
     return elementwise(_chi2_from_kl, {"kl": kl, "log_ratio_max": log_ratio_max}, nonnegative=True)
 

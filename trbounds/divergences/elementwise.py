@@ -95,6 +95,6 @@ def expm1_minus(x: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is NaN.
+        If a value is no real number, or NaN.
     """
     return elementwise(expm1_minus_float64, {"x": x})

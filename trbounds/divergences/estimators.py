@@ -27,7 +27,7 @@ def k1(log_ratio: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is NaN.
+        If a value is no real number, or NaN.
     """
     return elementwise(lambda xp, x: -x, {"log_ratio": log_ratio})
 
@@ -48,7 +48,7 @@ def k2(log_ratio: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is NaN.
+        If a value is no real number, or NaN.
     """
     return elementwise(lambda xp, x: 0.5 * x * x, {"log_ratio": log_ratio})
 
@@ -69,7 +69,7 @@ def k3(log_ratio: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is NaN.
+        If a value is no real number, or NaN.
 
     Notes
     -----

@@ -236,7 +236,8 @@ def divergences(rollout_logits: Any, train_logits: Any) -> Divergences:
     Raises
     ------
     InputError
-        If a row holds NaN or +inf or is -inf throughout, or the vocabularies differ; the record is
+        If they are no real numbers, a row holds NaN or +inf or is -inf throughout, or the
+        vocabularies differ; the record is
         the index of the row.
 
     Notes

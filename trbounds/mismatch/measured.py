@@ -54,7 +54,7 @@ def smallest_logit_error(logp: Any, logq: Any) -> Any:
     Raises
     ------
     InputError
-        If a value is above 0 or not finite.
+        If a value is no real number, above 0 or not finite.
 
     Notes
     -----
