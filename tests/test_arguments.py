@@ -170,3 +170,10 @@ def test_batches_of_no_rows_are_refused(rows: Any) -> None:
 def test_a_profile_to_solve_for_needs_no_further_fields() -> None:
     found = solvable_profile(10, "kl_max", 0.1)
     assert repr(found) == repr(solvable_profile(10, "kl_max", 0.1, {}, "pinsker"))
+
+
+def test_a_batch_of_kls_is_multiplied_and_not_repeated() -> None:
+    found = uniform_profile(3, [0.1, 0.2], chi2_per_kl=2)  # type: ignore[arg-type]
+    assert found.chi2_max.tolist() == [0.2, 0.4]
+    with pytest.raises(InputError, match="field 'chi2_per_kl'"):
+        uniform_profile(3, 0.1, chi2_per_kl="2")  # type: ignore[arg-type]

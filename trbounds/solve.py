@@ -10,7 +10,7 @@ from typing import Any
 from scipy.optimize import brentq
 
 from trbounds.bound import Bound, largest_surrogate_gain
-from trbounds.checks import as_number
+from trbounds.checks import as_number, as_number_arrays
 from trbounds.errors import InputError
 from trbounds.profile import Conversion, DivergenceProfile
 
@@ -70,7 +70,8 @@ def uniform_profile(
     """
     fields = {"kl_max": kl_max, "conversion": conversion, **known}
     if chi2_per_kl is not None:
-        fields.setdefault("chi2_max", chi2_per_kl * kl_max)
+        kl = as_number_arrays({"kl_max": kl_max})["kl_max"]
+        fields.setdefault("chi2_max", as_number("chi2_per_kl", chi2_per_kl) * kl)
     return _spread(T, fields)
 
 

@@ -237,8 +237,7 @@ def divergences(rollout_logits: Any, train_logits: Any) -> Divergences:
     ------
     InputError
         If they are no real numbers, a row holds NaN or +inf or is -inf throughout, or the
-        vocabularies differ; the record is
-        the index of the row.
+        vocabularies differ; the record is the index of the row.
 
     Notes
     -----
