@@ -178,7 +178,10 @@ def _decode(line: bytes, number: int, file: str) -> dict[str, Any]:
     try:
         record = _parse(line.removesuffix(b"\r"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"line {number + 1} is not valid JSON: {error}", **place) from None
+        found = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            found = f"{error.msg} in column {error.colno}"  # its line is always the first
+        raise InputError(f"line {number + 1} is not valid JSON: {found}", **place) from None
     if not isinstance(record, dict):
         found = type(record).__name__
         raise InputError(f"line {number + 1} holds {found}, expected a JSON object", **place)
