@@ -64,6 +64,13 @@ def test_logit_error_gives_envelope_caps_and_bounds(run: Run) -> None:
     assert found["best"]["value"] == min(row["value"] for row in found["bounds"])
 
 
+def test_a_logit_error_for_people(run: Run) -> None:
+    out = run("mismatch", "--logit-error", 0.01, "--T", 100).out
+    assert "-0.01005      0.00995" in out  # the envelope at p = 1/2
+    assert f"{math.tanh(0.005):.6g}" in out
+    assert "best: " in out
+
+
 def test_solved_logit_errors_meet_the_budget(run: Run) -> None:
     found = document(run, "mismatch", "--solve", "--T", 512, "--budget", 0.1)
     assert len(found["bounds"]) > 15
