@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from trbounds.bound import largest_surrogate_gain
-from trbounds.bounds import all_bounds, get_bound
+from trbounds.bounds import all_bounds, assess_all, best_bound, get_bound
+from trbounds.errors import InputError
 from trbounds.oracle import TabularPair, exact
 from trbounds.profile import FIELDS, POSITION_FIELDS, DivergenceProfile, Provenance
 from trbounds.special import entropy_dual_gain
@@ -128,3 +129,24 @@ def test_the_largest_divergences_give_no_warning() -> None:
         for key, bound in all_bounds().items():
             if not bound.missing(profile.complete()):
                 assert bound.assess(profile).value >= 0, key
+
+
+def test_every_bound_that_a_profile_allows_and_the_smallest_of_them() -> None:
+    known = {"T": 4096, "kl_max": 1e-4, "kl_seq": 0.01}
+    found = assess_all(DivergenceProfile(**known))
+    completed = DivergenceProfile(**known).complete()
+    allowed = [key for key, bound in all_bounds().items() if not bound.missing(completed)]
+    assert list(found) == allowed
+    best = best_bound(DivergenceProfile(**known))
+    assert best == found[best.bound.key]
+    assert best.value == min(assessment.value for assessment in found.values())
+
+
+def test_a_batch_has_no_single_best_bound() -> None:
+    batch = DivergenceProfile(T=8, kl_max=[1e-4, 1e-2], kl_seq=[1e-5, 0.3])
+    assert all(found.value.shape == (2,) for found in assess_all(batch).values())
+    with pytest.raises(InputError, match="batch of profiles"):
+        best_bound(batch)
+    for function in (assess_all, best_bound):
+        with pytest.raises(InputError, match="no bound can be evaluated from log_ratio_max"):
+            function(DivergenceProfile(T=8, log_ratio_max=1.0))

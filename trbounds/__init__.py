@@ -30,7 +30,7 @@ Further packages, each imported by its name:
 """
 
 from trbounds.bound import Assessment, Bound, largest_surrogate_gain
-from trbounds.bounds import all_bounds, get_bound
+from trbounds.bounds import all_bounds, assess_all, best_bound, get_bound
 from trbounds.errors import InputError, MissingDependency, MissingField, TrboundsError
 from trbounds.profile import DivergenceProfile, Provenance
 
@@ -47,6 +47,8 @@ __all__ = [
     "TrboundsError",
     "__version__",
     "all_bounds",
+    "assess_all",
+    "best_bound",
     "get_bound",
     "largest_surrogate_gain",
 ]

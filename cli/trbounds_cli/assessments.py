@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trbounds.bound import Assessment
-from trbounds.bounds import all_bounds
 from trbounds.errors import InputError
 from trbounds.profile import DivergenceProfile
 from trbounds_cli.output import number, print_table, yes_no
@@ -21,14 +20,6 @@ Enclosures = Mapping[str, "Enclosure | None"]
 CERTIFIED_NOTE = (
     "certified: the bound's exact value at these inputs lies between the two ends (ball arithmetic)"
 )
-
-
-def assess_all(completed: DivergenceProfile) -> list[Assessment]:
-    """Evaluate every bound that a completed profile allows."""
-    found = [b.assess(completed) for b in all_bounds().values() if not b.missing(completed)]
-    if not found:
-        raise InputError(f"no bound can be evaluated from {', '.join(completed.known)} alone")
-    return found
 
 
 def certify_all(found: Iterable[Assessment], profile: DivergenceProfile) -> Enclosures:

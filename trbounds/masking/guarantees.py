@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.bounds import all_bounds
+from trbounds.bounds import best_bound
 from trbounds.masking.statistics import weights_of
 from trbounds.profile import DivergenceProfile
 from trbounds.traces.error_estimates import RewardVariance
@@ -120,14 +120,15 @@ def guarantee_of(
     profile = capped_profile(summary, caps)
     if not profile.known:
         return None
-    value, bound = best_bound(profile)
+    best = best_bound(profile)
     for_reward = None
     if summary.has("reward"):
         variance = RewardVariance.of(summary, Blocks(summary.groups())).value
-        for_reward = best_bound(profile.with_values(reward_var=variance))[0]
+        for_reward = float(best_bound(profile.with_values(reward_var=variance)).value)
     covers = _WHOLE if all_accepted else _STOPPED
     fields = {name: float(getattr(profile, name)) for name in profile.known}
-    return Guarantee(value, for_reward, bound, fields, _sampled_only(caps), covers)
+    value = float(best.value)
+    return Guarantee(value, for_reward, best.bound.key, fields, _sampled_only(caps), covers)
 
 
 def capped_profile(summary: TraceSummary, caps: Mapping[str, float]) -> DivergenceProfile:
@@ -143,16 +144,6 @@ def capped_profile(summary: TraceSummary, caps: Mapping[str, float]) -> Divergen
 
 def _sampled_only(caps: Mapping[str, float]) -> bool:
     return not any(CAPPED[name][2] for name in caps if name in CAPPED)
-
-
-def best_bound(profile: DivergenceProfile) -> tuple[float, str]:
-    """Return the smallest bound that a profile allows, B-dagger, and its key."""
-    completed = profile.complete()
-    return min(
-        (float(bound.evaluate(completed)), key)
-        for key, bound in all_bounds().items()
-        if not bound.missing(completed)
-    )
 
 
 def length_neutral_of(

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
+from trbounds.bounds import best_bound
 from trbounds.errors import InputError
 from trbounds.masking.acceptance import accept_share
 from trbounds.masking.effect import MaskEffect, mask
-from trbounds.masking.guarantees import CAPPED, best_bound, capped_profile
+from trbounds.masking.guarantees import CAPPED, capped_profile
 from trbounds.masking.rules import Interval
 from trbounds.masking.statistics import compute_statistics
 from trbounds.traces.error_estimates import RewardVariance
@@ -233,7 +234,7 @@ def _solve(summary: TraceSummary, statistic: str, budget: float, variance: float
 
     def excess(log_cap: float) -> float:
         profile = capped_profile(summary, {statistic: math.exp(log_cap)})
-        value, _ = best_bound(profile.with_values(reward_var=variance))
+        value = float(best_bound(profile.with_values(reward_var=variance)).value)
         # The logarithm of a bound is close to linear in that of its divergence.
         return math.log(max(value, 1e-300)) - math.log(budget)
 

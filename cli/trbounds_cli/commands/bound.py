@@ -12,7 +12,6 @@ from trbounds.profile import DivergenceProfile
 from trbounds_cli.assessments import (
     CERTIFIED_NOTE,
     Enclosures,
-    assess_all,
     assessment_document,
     certify_all,
     enclosure_text,
@@ -91,8 +90,10 @@ def command(
 
 
 def _show(profile: DivergenceProfile, *, certified: bool, as_json: bool) -> None:
+    from trbounds import assess_all
+
     completed = profile.complete()
-    found = assess_all(completed)
+    found = list(assess_all(completed).values())
     enclosures = certify_all(found, completed) if certified else None
     if as_json:
         print_json(profile_document(completed, found, enclosures))

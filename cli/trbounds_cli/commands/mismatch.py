@@ -118,9 +118,10 @@ def command(
 
 
 def _show(logit_error: float, T: int, known: dict[str, Any], *, as_json: bool) -> None:
+    from trbounds import assess_all
     from trbounds.mismatch import profile_from_logit_error
     from trbounds.solve import LONGEST_SPREAD
-    from trbounds_cli.assessments import assess_all, print_assessments, profile_document
+    from trbounds_cli.assessments import print_assessments, profile_document
 
     # The adaptive bounds need positions.
     spread = T <= LONGEST_SPREAD
@@ -129,7 +130,7 @@ def _show(logit_error: float, T: int, known: dict[str, Any], *, as_json: bool) -
     names = ("tv_max", "kl_max", "chi2_max", "log_ratio_max")
     caps = {name: float(getattr(profile, name)) for name in names}
     completed = profile.complete()
-    found = assess_all(completed)
+    found = list(assess_all(completed).values())
     if as_json:
         document = profile_document(completed, found)
         del document["profile"]  # thousands of equal positions; the caps say it all
