@@ -98,11 +98,11 @@ def threads() -> int:
 
 def contenders(x: np.ndarray, y: np.ndarray) -> dict[str, Task]:
     tasks = floors(x, y)
-    engines = ("numpy", "numba") if find_spec("numba") else ("numpy",)
-    for engine in engines:
+    kernels = ("numpy", "numba") if find_spec("numba") else ("numpy",)
+    for kernel in kernels:
         for precision in ("float64", "float32"):
-            tasks[f"trbounds {engine} {precision}"] = lambda e=engine, p=precision: row_divergences(
-                x, y, engine=e, precision=p
+            tasks[f"trbounds {kernel} {precision}"] = lambda k=kernel, p=precision: row_divergences(
+                x, y, kernel=k, precision=p
             )
     if x.dtype == np.float32:
         tasks["scipy float64, KL only"] = with_scipy(x, y, np.float64)

@@ -436,7 +436,7 @@ def test_gpu_at_the_size_of_the_workload(precision, tolerance) -> None:
         y = (x + scale * rng.normal(size=x.shape)).astype(np.float32)
         ours = row_divergences(cupy.asarray(x), cupy.asarray(y), precision=precision)
         some = slice(None, None, 20)
-        expected = row_divergences(x[some], y[some], engine="numpy", device="cpu")
+        expected = row_divergences(x[some], y[some], kernel="numpy", device="cpu")
         for field in SUMS:
             np.testing.assert_allclose(
                 getattr(ours, field).get()[some], getattr(expected, field), rtol=tolerance

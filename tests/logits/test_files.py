@@ -257,7 +257,7 @@ def test_trace_follows_offsets_or_runs_of_positions(tmp_path) -> None:
     stored = arrays()
     by_offsets = tmp_path / "offsets.parquet"
     file = read_logits(save(tmp_path, "npz", stored))
-    divergences_to_trace(file, by_offsets, engine="numpy")
+    divergences_to_trace(file, by_offsets, kernel="numpy")
     table = pq.read_table(by_offsets)
     assert [len(row) for row in table["kl"].to_pylist()] == [3, 0, 4]
     exact = divergences(stored["rollout_logits"], stored["train_logits"])

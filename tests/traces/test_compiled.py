@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trbounds.compiling import uses_numba
 from trbounds.errors import InputError, MissingDependency
 from trbounds.traces import TraceBatch, TraceSummary, open_trace
-from trbounds.traces.compiled import COMPILED_FROM, uses_numba
 from trbounds.traces.summary_file import _arrays, _document
 
 DATA = Path(__file__).parents[1] / "data"
@@ -163,7 +163,7 @@ def test_threads_change_nothing(monkeypatch):
     batch = make(SHAPES["equal"])
     whole = TraceSummary.of(batch, kernel="numba")
     monkeypatch.setattr("trbounds.traces.summary._THREAD_TOKENS", 1000)
-    monkeypatch.setattr("trbounds.traces.summary._usable_cores", lambda: 3)
+    monkeypatch.setattr("trbounds.traces.summary.usable_cores", lambda: 3)
     assert_same(whole, TraceSummary.of(batch, kernel="numba"))
 
 
@@ -227,13 +227,13 @@ def test_arrays_of_a_caller_need_not_be_float64(change, kernel):
 
 
 def test_choice_of_the_kernel(monkeypatch):
-    assert not uses_numba("numpy", 10**9)
-    assert uses_numba("numba", 0)
-    assert uses_numba("auto", COMPILED_FROM)
-    assert not uses_numba("auto", COMPILED_FROM - 1)
+    assert not uses_numba("numpy")
+    assert uses_numba("numba", worth=False)
+    assert uses_numba("auto", worth=True)
+    assert not uses_numba("auto", worth=False)
     with pytest.raises(InputError, match="'auto', 'numpy' or 'numba'"):
         TraceSummary.of(make([3]), kernel="fortran")
-    monkeypatch.setattr("trbounds.traces.compiled._has_numba", lambda: False)
-    assert not uses_numba("auto", 10**9)
+    monkeypatch.setattr("trbounds.compiling._has_numba", lambda: False)
+    assert not uses_numba("auto")
     with pytest.raises(MissingDependency, match="numba"):
-        uses_numba("numba", 0)
+        uses_numba("numba")

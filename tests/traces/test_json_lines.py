@@ -76,7 +76,9 @@ def test_numbers_are_read_to_the_last_bit(tmp_path):
 def test_a_bad_line_is_named(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"a": 1}\n{"a": }\n')
-    with pytest.raises(InputError, match=r"record 1: line 2 is not valid JSON: Expecting value in column 7"):
+    with pytest.raises(
+        InputError, match=r"record 1: line 2 is not valid JSON: Expecting value in column 7"
+    ):
         decoded(file, ReadOptions())
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
@@ -14,13 +12,13 @@ from numpy.typing import NDArray
 
 from trbounds.arrays import array_namespace, bfloat16_dtype, to_numpy
 from trbounds.checks import as_numpy
+from trbounds.compiling import Kernel, usable_cores, uses_numba
 from trbounds.divergences.exact import Divergences, divergences, normaliser
-from trbounds.errors import InputError, MissingDependency
+from trbounds.errors import InputError
 from trbounds.logits.cuda import cuda_row_sums, is_available, is_device_array, share_with_cupy
 from trbounds.logits.numpy_kernel import COLUMNS, NumpyKernel
 
 Precision = Literal["float64", "float32"]
-Engine = Literal["auto", "numpy", "numba"]
 Device = Literal["auto", "cpu", "cuda"]
 
 # Up to this vocabulary the rows are taken in blocks of this many logits.
@@ -56,7 +54,7 @@ def row_divergences(
     train_logits: Any,
     *,
     precision: Precision = "float64",
-    engine: Engine = "auto",
+    kernel: Kernel = "auto",
     device: Device = "auto",
     threads: int | None = None,
 ) -> RowDivergences:
@@ -76,7 +74,7 @@ def row_divergences(
         are good to that share of one nat. For float64 logits comes on top what rounding the
         difference of two logits loses: 1e-16 of a constant by which the policies' logits differ,
         against the TV.
-    engine : {"auto", "numpy", "numba"}
+    kernel : {"auto", "numpy", "numba"}
         On the CPU; "auto" takes numba where it is installed.
     device : {"auto", "cpu", "cuda"}
         "auto" follows arrays that are on a CUDA device, and takes one for arrays of one dtype on
@@ -97,7 +95,7 @@ def row_divergences(
         If the shapes or dtypes are wrong, or a row holds NaN or +inf, is -inf throughout or has a
         largest logit beyond 1e6 either way; the record is the row.
     MissingDependency
-        If engine is "numba" and numba is not installed, or CuPy is needed and is not.
+        If kernel is "numba" and numba is not installed, or CuPy is needed and is not.
 
     Examples
     --------
@@ -124,7 +122,7 @@ def row_divergences(
         rollout_logits = as_numpy("rollout_logits", rollout_logits)
         train_logits = as_numpy("train_logits", train_logits)
     _check_pair(rollout_logits, train_logits)
-    _check_settings(precision, engine, threads)
+    _check_settings(precision, kernel, threads)
     small = rollout_logits.shape[1] <= _SMALL_VOCABULARY
     alike = rollout_logits.dtype.name == train_logits.dtype.name
     if device == "cuda" or (device == "auto" and alike and not small and is_available()):
@@ -132,7 +130,7 @@ def row_divergences(
     elif small:
         sums = _small_rows(rollout_logits, train_logits)
     else:
-        sums = _large_rows(rollout_logits, train_logits, precision, engine, threads)
+        sums = _large_rows(rollout_logits, train_logits, precision, kernel, threads)
     columns = array_namespace(sums).ascontiguousarray(sums.T)
     result = RowDivergences(**dict(zip(COLUMNS, columns, strict=True)))
     _check_normaliser(result.rollout_log_normaliser, "rollout_logits")
@@ -188,19 +186,19 @@ def _small_rows(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _large_rows(
-    x: NDArray[Any], y: NDArray[Any], precision: Precision, engine: Engine, threads: int | None
+    x: NDArray[Any], y: NDArray[Any], precision: Precision, kernel: Kernel, threads: int | None
 ) -> NDArray[np.float64]:
     n = x.shape[0]
     sums = np.empty((n, len(COLUMNS)))
     if threads is None:
-        threads = _usable_cores() if _uses_numba(engine) else 1
+        threads = usable_cores() if uses_numba(kernel) else 1
     workers = min(threads, max(n, 1))
 
     def work(first: int) -> None:
-        kernel = _make_kernel(engine, precision)
+        made = _make_kernel(kernel, precision)
         for i in range(first, n, workers):
             try:
-                sums[i] = kernel.row(x[i], y[i])
+                sums[i] = made.row(x[i], y[i])
             except InputError as error:
                 raise _in_row(error, i) from None
 
@@ -217,32 +215,18 @@ def _in_row(error: InputError, row: int) -> InputError:
     return InputError(error.problem, record=row, field=error.field)
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: knows what this process may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _uses_numba(engine: str) -> bool:
-    found = find_spec("numba") is not None
-    if engine == "numba" and not found:
-        raise MissingDependency("numba", extra="fast", purpose="engine='numba'")
-    return found and engine != "numpy"
-
-
-def _make_kernel(engine: str, precision: Precision) -> _Kernel:
-    if not _uses_numba(engine):
+def _make_kernel(kernel: str, precision: Precision) -> _Kernel:
+    if not uses_numba(kernel):
         return NumpyKernel(precision)
     from trbounds.logits.numba_kernel import NumbaKernel
 
     return NumbaKernel(precision)
 
 
-def _check_settings(precision: str, engine: str, threads: int | None) -> None:
+def _check_settings(precision: str, kernel: str, threads: int | None) -> None:
     if precision not in ("float64", "float32"):
         raise InputError(f"found {precision!r}, expected 'float64' or 'float32'", field="precision")
-    if engine not in ("auto", "numpy", "numba"):
-        raise InputError(f"found {engine!r}, expected 'auto', 'numpy' or 'numba'", field="engine")
+    uses_numba(kernel)
     if threads is not None and not (isinstance(threads, Integral) and threads >= 1):
         raise InputError(
             f"found {threads!r}, expected a whole number of at least 1", field="threads"

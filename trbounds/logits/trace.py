@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trbounds.compiling import Kernel
 from trbounds.errors import InputError
 from trbounds.logits.files import LogitsBatch, LogitsFile
-from trbounds.logits.kernels import Device, Engine, Precision, RowDivergences, row_divergences
+from trbounds.logits.kernels import Device, Precision, RowDivergences, row_divergences
 from trbounds.traces.arrow import import_pyarrow
 from trbounds.traces.validate import RANGES
 from trbounds.traces.writing import replacing
@@ -31,7 +32,7 @@ def file_divergences(
     file: LogitsFile,
     *,
     precision: Precision = "float64",
-    engine: Engine = "auto",
+    kernel: Kernel = "auto",
     device: Device = "auto",
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
@@ -41,7 +42,7 @@ def file_divergences(
     ----------
     file : LogitsFile
         Full logits.
-    precision, engine, device : str
+    precision, kernel, device : str
         As for `row_divergences`.
     on_progress : callable, optional
         Receives the number of rows done, after every batch.
@@ -64,7 +65,7 @@ def file_divergences(
     columns = {name: np.empty(file.n) for name in (*sampled, *_FIELDS)}
     for batch in file.batches():
         rows = slice(batch.first_row, batch.first_row + batch.rollout_logits.shape[0])
-        result = _divergences(batch, file.path, precision, engine, device)
+        result = _divergences(batch, file.path, precision, kernel, device)
         for name in _FIELDS:
             columns[name][rows] = getattr(result, name)
         if file.token_ids is not None:
@@ -90,7 +91,7 @@ def divergences_to_trace(
     out_path: str | os.PathLike[str],
     *,
     precision: Precision = "float64",
-    engine: Engine = "auto",
+    kernel: Kernel = "auto",
     device: Device = "auto",
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
@@ -104,7 +105,7 @@ def divergences_to_trace(
         without these, each row is a sequence of one token.
     out_path : path
         The Parquet file. Written under a temporary name, then renamed.
-    precision, engine, device : str
+    precision, kernel, device : str
         As for `row_divergences`.
     on_progress : callable, optional
         Receives the number of rows done, after every batch.
@@ -142,7 +143,7 @@ def divergences_to_trace(
     offsets = _sequence_offsets(file)
     table: dict[str, Any] = {"seq_id": pa.array(_sequence_ids(file, offsets))}
     columns = file_divergences(
-        file, precision=precision, engine=engine, device=device, on_progress=on_progress
+        file, precision=precision, kernel=kernel, device=device, on_progress=on_progress
     )
     for policy in ("rollout", "train"):
         _check_sampled(columns[f"{policy}_logprobs"], policy, file.path)
@@ -186,14 +187,14 @@ def _check_sampled(logprobs: NDArray[np.float64], policy: str, path: str) -> Non
 
 
 def _divergences(
-    batch: LogitsBatch, path: str, precision: Precision, engine: Engine, device: Device
+    batch: LogitsBatch, path: str, precision: Precision, kernel: Kernel, device: Device
 ) -> RowDivergences:
     try:
         return row_divergences(
             batch.rollout_logits,
             batch.train_logits,
             precision=precision,
-            engine=engine,
+            kernel=kernel,
             device=device,
         )
     except InputError as error:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from trbounds.concentration import BoundedMean, empirical_bernstein
-from trbounds.traces.estimates import number_groups
+from trbounds.traces.groups import number_groups
 from trbounds.traces.jackknife import Blocks, Estimate
 
 Floats = NDArray[np.float64]

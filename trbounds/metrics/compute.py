@@ -16,7 +16,7 @@ from trbounds.metrics import nemo_rl, prime_rl, slime, trl, verl, verl_rejection
 from trbounds.metrics.importance import Weights
 from trbounds.metrics.sums import SequenceSums, sum_sequences
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.estimates import number_groups
+from trbounds.traces.groups import number_groups
 from trbounds.traces.jackknife import jackknife_error
 
 __all__ = ["FRAMEWORKS", "FrameworkMetrics", "framework_metrics"]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trbounds.compiling import uses_numba
 from trbounds.errors import InputError
 from trbounds.metrics.importance import Weights
 from trbounds.metrics.terms import COLUMNS, Block, Column
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.compiled import uses_numba
+from trbounds.traces.compiled import COMPILED_FROM
 from trbounds.traces.heap import keep_freed_memory
 from trbounds.traces.sequence_table import check_numbers, group_numbers
 
@@ -120,7 +121,7 @@ def sum_sequences(
     for batch in batches:
         check_numbers(batch)
         n_tokens += batch.n_tokens
-        compiled = uses_numba(kernel, n_tokens)
+        compiled = uses_numba(kernel, worth=n_tokens >= COMPILED_FROM)
         parts += [
             _sum_batch(part.counted().in_float64(), wanted, weights, compiled=compiled)
             for part in batch.slices(_COUNTED)

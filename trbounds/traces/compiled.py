@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.errors import InputError, MissingDependency
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.extremes import Extremes, is_minimum
 from trbounds.traces.histogram import BIN_OFFSET, BIN_SHIFT, Histogram
@@ -27,38 +24,6 @@ COMPILED_FROM = 1 << 22
 """Tokens from which loading the compiled pass (about half a second) pays by default."""
 
 _BIN_OF = (BIN_SHIFT, BIN_OFFSET)
-
-
-def uses_numba(kernel: str, n_tokens: int) -> bool:
-    """Whether to take the compiled pass.
-
-    Parameters
-    ----------
-    kernel : {"auto", "numpy", "numba"}
-        "auto" takes numba where it is installed and there is enough to do.
-    n_tokens : int
-        Tokens that are known to come.
-
-    Raises
-    ------
-    InputError
-        If the name is unknown.
-    MissingDependency
-        If numba is asked for and absent.
-    """
-    if kernel not in ("auto", "numpy", "numba"):
-        raise InputError(f"found {kernel!r}, expected 'auto', 'numpy' or 'numba'", field="kernel")
-    if kernel == "numpy" or (kernel == "auto" and n_tokens < COMPILED_FROM):
-        return False
-    found = _has_numba()
-    if kernel == "numba" and not found:
-        raise MissingDependency("numba", extra="fast", purpose="kernel='numba'")
-    return found
-
-
-@cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
 
 
 class BlockParts(NamedTuple):

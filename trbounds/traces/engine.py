@@ -25,15 +25,16 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
+from trbounds.compiling import Kernel, uses_numba
 from trbounds.errors import InputError, MissingDependency, TrboundsError
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.compiled import uses_numba
+from trbounds.traces.compiled import COMPILED_FROM
 from trbounds.traces.omissions import Partial
 from trbounds.traces.partition import Part, partition
 from trbounds.traces.paths import Paths
 from trbounds.traces.reader import get_reader
 from trbounds.traces.reading import Progress, read_source
-from trbounds.traces.summary import Kernel, TraceSummary
+from trbounds.traces.summary import TraceSummary
 from trbounds.traces.validate import ReadOptions
 
 _BYTES_PER_TOKEN = 32
@@ -167,7 +168,7 @@ def summarize_part(
     if part.file.endswith(".tbs"):
         return TraceSummary.load(part.file)
     out, skips = (TraceSummary(reward_range=reward_range) for _ in range(2))
-    chosen: Kernel = "numba" if uses_numba(kernel, n_tokens) else "numpy"
+    chosen: Kernel = "numba" if uses_numba(kernel, worth=n_tokens >= COMPILED_FROM) else "numpy"
     options = ReadOptions(
         reward_range=reward_range,
         on_error=on_error,

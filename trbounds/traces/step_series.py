@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbounds.clusters import ClusteredRatio
-from trbounds.traces.estimates import dense_groups
+from trbounds.traces.groups import dense_groups
 from trbounds.traces.sequence_table import SequenceTable
 
 Floats = NDArray[np.float64]

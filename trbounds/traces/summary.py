@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trbounds.compiling import Kernel, usable_cores, uses_numba
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
-from trbounds.traces.compiled import BlockParts, uses_numba
-from trbounds.traces.estimates import dense_groups
+from trbounds.traces.compiled import COMPILED_FROM, BlockParts
 from trbounds.traces.extremes import Extremes
+from trbounds.traces.groups import dense_groups
 from trbounds.traces.heap import keep_freed_memory
 from trbounds.traces.histogram import Histogram, token_histograms
 from trbounds.traces.omissions import Partial, Skipped
@@ -26,8 +26,6 @@ from trbounds.traces.stopping import StoppedSums
 from trbounds.traces.token_counts import TokenCounts, count_block
 from trbounds.traces.token_terms import TokenTerms
 from trbounds.traces.validate import check_reward_range
-
-Kernel = Literal["auto", "numpy", "numba"]
 
 _BLOCK_TOKENS = 131_072
 """Tokens looked at together: few enough for the cache, many enough to be worth numpy's calls."""
@@ -145,10 +143,10 @@ class TraceSummary:
         MissingDependency
             If numba is asked for and absent.
         """
-        compiled = uses_numba(kernel, batch.n_tokens)
+        compiled = uses_numba(kernel, worth=batch.n_tokens >= COMPILED_FROM)
         check_numbers(batch)
         keep_freed_memory()
-        cores = _usable_cores() if compiled else 1
+        cores = usable_cores() if compiled else 1
         if cores == 1 or batch.n_tokens < 2 * _THREAD_TOKENS:
             for block in batch.slices(batch.n_tokens if compiled else _BLOCK_TOKENS):
                 self._add_block(block, compiled=compiled)
@@ -340,10 +338,6 @@ def _first_skipped(skipped: frozenset[Skipped]) -> frozenset[Skipped]:
     if len(skipped) <= _MAX_SKIPPED:
         return skipped
     return frozenset(sorted(skipped)[:_MAX_SKIPPED])
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _add_with_numpy(
