@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trbounds import DivergenceProfile, InputError, get_bound
+from trbounds.concentration import empirical_bernstein
 from trbounds.divergences import chi2_from_kl, divergences, k1, k3, tv_from_kl_sharp
 from trbounds.logits import example_logits_path, read_logits, row_divergences
 from trbounds.mismatch import (
@@ -49,6 +50,7 @@ ARRAYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "MismatchCase": ("noise_sd", lambda x: MismatchCase(noise_sd=x)),
     "PruningCase": ("kl", lambda x: PruningCase(kl=x)),
     "profile_from_logit_error": ("logit_error", lambda x: profile_from_logit_error(x, 10)),
+    "empirical_bernstein": ("values", empirical_bernstein),
     "sequence_bias": ("pruned_mass", lambda x: sequence_bias(x, [0, 1, 2])),
 }
 ROWS: dict[str, tuple[str, Callable[[Any], Any]]] = {

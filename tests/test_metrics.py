@@ -563,6 +563,10 @@ def test_command(capsys):
     document = json.loads(out)
     assert code == 0
     statistics = trace_statistics(summarize(MOE))
+    shown = repr(statistics)
+    assert shown.startswith("TraceStatistics(surrogate: ")
+    assert f"error: {statistics.estimates.error.value:.3g} +- " in shown
+    assert statistics.trust in shown
     assert document["estimates"]["error"]["value"] == statistics.estimates.error.value
     assert document["limits"]["tv"]["upper"] == statistics.limits["tv"].upper
     code, out, _ = run("metrics", MOE, "--as", "trbounds")

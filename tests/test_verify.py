@@ -338,3 +338,15 @@ def test_masked_tokens_do_not_count():
     broken[::3] = 0.0
     report = verify(TraceSummary.of(replace(batch, mask=mask, kl=broken)))
     assert report["pinsker"].holds
+
+
+def test_a_report_is_read_by_check_and_shown_in_a_line() -> None:
+    report = verify(summarize(example_path()))
+    assert list(report) == list(report.verdicts)
+    assert len(report) == len(report.verdicts)
+    assert report["pinsker"].check == "pinsker"
+    with pytest.raises(InputError, match="did you mean 'pinsker'"):
+        report["pinskr"]
+    assert repr(report) == (
+        f"Report({len(report)} checks of 128 sequences; violated: none; findings: none)"
+    )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trbounds.arrays import to_numpy
+from trbounds.checks import as_number_arrays
 from trbounds.errors import InputError
 
 __all__ = ["BoundedMean", "empirical_bernstein"]
@@ -73,7 +75,8 @@ def empirical_bernstein(
     Raises
     ------
     InputError
-        For no value, a value outside the range or not finite, or a bad confidence.
+        For no value, one that is no real number, not finite or outside the range, or a bad
+        confidence.
 
     Notes
     -----
@@ -88,7 +91,7 @@ def empirical_bernstein(
     >>> round(empirical_bernstein([0.0] * 1000).upper, 5)
     0.00862
     """
-    sample = np.asarray(values, dtype=np.float64).ravel()
+    sample = to_numpy(as_number_arrays({"values": values})["values"]).ravel()
     if not high > low:
         raise InputError(f"found [{low:g}, {high:g}], expected low < high", field="range")
     if not 0 < confidence < 1:

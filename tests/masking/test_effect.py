@@ -273,3 +273,10 @@ def test_thresholds_beyond_single_precision_accept_all_or_none(summary):
     # The largest k2 of a sequence is kept in single precision, of which 1e300 is no number.
     assert mask(summary, "max k2 <= 1e300").accept.all()
     assert not mask(summary, "max k2 >= 1e300").accept.any()
+
+
+def test_an_effect_is_shown_in_a_line(summary):
+    effect = mask(summary, "max k2 <= 0.05")
+    share = f"{effect.accepted.share.value:.1%} of the sequences accepted"
+    assert repr(effect).startswith(f"MaskEffect('max k2 <= 0.05': {share}, ")
+    assert len(repr(effect)) < 120

@@ -35,7 +35,7 @@ from trbounds.traces.jackknife import Blocks, Estimate
 from trbounds.traces.summary import TraceSummary
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MaskEffect:
     """What a rule does to a trace.
 
@@ -92,6 +92,12 @@ class MaskEffect:
     def on_tokens(self) -> bool:
         """Whether the rule masks single tokens, not only whole sequences."""
         return bool(self.rule.token_statistics)
+
+    def __repr__(self) -> str:
+        return (
+            f"MaskEffect({str(self.rule)!r}: {self.accepted.share.value:.1%} of the sequences "
+            f"accepted, {self.kept_token_share.value:.1%} of the tokens kept)"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without the mask itself."""

@@ -18,7 +18,7 @@ from trbounds.traces.summary import TraceSummary
 __all__ = ["TraceStatistics", "trace_statistics"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TraceStatistics:
     """Statistics of a trace.
 
@@ -49,6 +49,16 @@ class TraceStatistics:
             f"{weights.largest_weight:.3g})"
         )
         return f"{trusted}; but {weights.warning}" if weights.warning else trusted
+
+    def __repr__(self) -> str:
+        names = ("surrogate", "gain", "error", "sup_error", "tv_seq", "l2")
+        found = {name: getattr(self.estimates, name) for name in names}
+        shown = [
+            f"{name}: {estimate.value:.3g} +- {estimate.jackknife_error:.1g}"
+            for name, estimate in found.items()
+            if estimate is not None
+        ]
+        return f"TraceStatistics({', '.join(shown)}; {self.trust})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from trbounds.errors import no_such
 from trbounds.traces.error_estimates import ErrorEstimates
 from trbounds.traces.finding import Finding
 
@@ -146,7 +148,7 @@ def within_errors(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
     """What :func:`trbounds.verify.verify` found.
 
@@ -187,8 +189,33 @@ class Report:
         return tuple(verdict for verdict in self.verdicts if verdict.holds is False)
 
     def __getitem__(self, check: str) -> Verdict:
-        """Return a verdict by its key."""
-        return next(verdict for verdict in self.verdicts if verdict.check == check)
+        """Return a verdict by its key.
+
+        Raises
+        ------
+        InputError
+            If there is no such check.
+        """
+        by_check = {verdict.check: verdict for verdict in self.verdicts}
+        if check not in by_check:
+            raise no_such("check", check, by_check)
+        return by_check[check]
+
+    def __iter__(self) -> Iterator[Verdict]:
+        """Yield the verdicts."""
+        return iter(self.verdicts)
+
+    def __len__(self) -> int:
+        """Return the number of checks."""
+        return len(self.verdicts)
+
+    def __repr__(self) -> str:
+        violated = ", ".join(verdict.check for verdict in self.violations) or "none"
+        found = ", ".join(item.name for item in self.findings) or "none"
+        return (
+            f"Report({len(self)} checks of {self.n_sequences} sequences; violated: {violated}; "
+            f"findings: {found})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
