@@ -621,6 +621,29 @@ def test_damaged_files(tmp_path):
         assert seen
 
 
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+@pytest.mark.parametrize("share", [0.5, 0.99])
+def test_what_comes_before_the_cut_of_a_compressed_file_is_read(tmp_path, codec, share):
+    """As a run leaves it that was killed while it wrote."""
+    rng = np.random.default_rng(0)
+    values = [(-rng.random(20)).tolist() for _ in range(1500)]
+    rows = [{"rollout_logprobs": row, "train_logprobs": row} for row in values]
+    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    packed = pa.compress(text, codec=codec, asbytes=True)
+    file = tmp_path / "a.jsonl.gz"
+    file.write_bytes(packed[: int(share * len(packed))])
+    seen = []
+    batches = list(open_trace(file, on_error="skip", on_skip=seen.append))
+    read = np.concatenate([batch.rollout_logprobs for batch in batches])
+    np.testing.assert_array_equal(read, np.concatenate(values)[: read.size])
+    # Zstandard packs blocks of 128 KiB, of which the last is lost; gzip has none.
+    lost = share * len(text) - len(text) * read.size / (20 * 1500)
+    assert abs(lost) < (200_000 if codec == "zstd" else 10_000)
+    assert [error.problem.startswith("cannot be read: ") for error in seen] == [True]
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz: cannot be read"):
+        list(open_trace(file))
+
+
 @pytest.mark.parametrize(
     ("columns", "field", "problem"),
     [

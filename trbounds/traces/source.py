@@ -18,6 +18,9 @@ from trbounds.traces.remote import is_remote, open_remote
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _HEAD_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 16
+"""What is decompressed at a time: of a damaged file, less than this is lost before the damage."""
+
 _BLOCK_BYTES = 1 << 22
 _MUCH = 1 << 28
 _CHANGED = "the file has changed since it was cut into parts"
@@ -97,7 +100,7 @@ class Source:
         with self.open_raw() as raw:
             magic = self._magic(raw)
             if magic.startswith(_GZIP):
-                yield cast(BinaryIO, _Unpacked(cast(BinaryIO, gzip.GzipFile(fileobj=raw)), raw))
+                yield cast(BinaryIO, _Unpacked(gzip.GzipFile(fileobj=raw), raw))
             elif magic == _ZSTD:
                 yield cast(BinaryIO, _Unpacked(_zstd_stream(raw), raw))
             else:
@@ -226,22 +229,39 @@ class _Slice:
 
 
 class _Unpacked:
-    """A decompressed stream that ends where it unfolds as no log does."""
+    """A decompressed stream that ends where it unfolds as no log does.
 
-    def __init__(self, stream: BinaryIO, raw: BinaryIO) -> None:
+    What comes before the place where the bytes are damaged or cut is read all the same.
+    """
+
+    def __init__(self, stream: io.BufferedIOBase, raw: BinaryIO) -> None:
         self._stream = stream
         self._raw = raw
         self._seen = 0
+        self._fault: Exception | None = None
 
     def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._seen += len(data)
+        pieces: list[bytes] = []
+        left = size
+        while left and self._fault is None:
+            try:
+                piece = self._stream.read1(min(left, _PIECE_BYTES))
+            except (OSError, EOFError, zlib.error) as error:
+                self._fault = error
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            left -= len(piece)
+        if self._fault is not None and not pieces:
+            raise self._fault
+        self._seen += size - left
         if self._seen > _MUCH and self._seen > MAX_EXPANSION * self._raw.tell():
             raise OSError(f"it unfolds to more than {MAX_EXPANSION} times its size")
-        return data
+        return b"".join(pieces)
 
 
-def _zstd_stream(raw: BinaryIO) -> BinaryIO:
+def _zstd_stream(raw: BinaryIO) -> io.BufferedIOBase:
     try:
         import pyarrow as pa
     except ImportError:
@@ -250,4 +270,4 @@ def _zstd_stream(raw: BinaryIO) -> BinaryIO:
         ) from None
     stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
     # Its own read() leaks what it was going to fill when the bytes are damaged (pyarrow 26).
-    return cast(BinaryIO, io.BufferedReader(stream))
+    return io.BufferedReader(stream)
