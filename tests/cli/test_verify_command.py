@@ -236,7 +236,8 @@ def test_sequences_without_tokens(run, tmp_path):
 def test_nothing_or_too_much_to_read(run):
     run("verify").assert_refused("--example")
     run("verify", MOE, "--example").assert_refused("--example")
-    run("bound", "--trace", MOE, "--T", "5").assert_refused("--trace")
+    run("bound", "--trace", MOE, "--T", "5").assert_refused("give either traces, or --T")
+    assert run("bound", MOE, "--json").out == run("bound", "--trace", MOE, "--json").out
     run("bound").assert_refused("--T")
     run("verify", MOE, "--format", "tarot").assert_refused("tarot", "canonical-parquet")
 

@@ -256,7 +256,7 @@ def test_what_a_rule_needs_is_asked_for(batch, summary):
     with pytest.raises(InputError, match="'ln_trm' needs the tokens"):
         mask(summary, "ln_trm <= 1")
     bare = TraceSummary.of(replace(batch, kl=None))
-    with pytest.raises(InputError, match="'max kl' needs kl"):
+    with pytest.raises(InputError, match=r"'max kl' needs kl .* there is 'max k3'"):
         mask(bare, "max kl <= 1")
     assert mask(bare, "max k2 <= 1").accepted.share.value > 0
 

@@ -61,6 +61,9 @@ _SUMS = {
     "chi2": ("chi2_sum", 1.0),
 }
 # Single precision, and compared as such: a threshold equal to a logged value accepts it.
+_SAMPLED = {"kl": "k3", "tv": "|rho-1|", "chi2": "(rho-1)^2"}
+"""What sampled tokens alone say of a divergence."""
+
 _MAXIMA = {"k2": "k2_max", "kl": "kl_max"}
 
 
@@ -149,6 +152,38 @@ def _statistic(name: str) -> Statistic:
     return STATISTICS[name]
 
 
+def check_logged(
+    name: str, needs: Iterable[str], summary: TraceSummary, known: Iterable[str]
+) -> None:
+    """Check that a trace has the fields that a statistic needs.
+
+    Parameters
+    ----------
+    name : str
+        The statistic.
+    needs : iterable of str
+        Its fields.
+    summary : TraceSummary
+        Of the trace.
+    known : iterable of str
+        Statistics of the same kind, one of which may do in its place.
+
+    Raises
+    ------
+    InputError
+        If one is not logged; names what the sampled tokens alone give in its place.
+    """
+    lacking = [field for field in needs if not summary.has(field)]
+    if not lacking:
+        return
+    problem = f"'{name}' needs {', '.join(lacking)} of every sequence"
+    aggregate, _, term = name.partition(" ")
+    sampled = f"{aggregate} {_SAMPLED.get(term)}"
+    if sampled in known:
+        problem += f"; of sampled tokens alone there is '{sampled}'"
+    raise InputError(problem)
+
+
 def needs_tokens(names: Iterable[str], summary: TraceSummary | None = None) -> bool:
     """Whether some statistic is not in the table of a summary.
 
@@ -215,10 +250,7 @@ def compute_statistics(
     """
     wanted = list(dict.fromkeys(names))
     for name in wanted:
-        statistic = _statistic(name)
-        lacking = [field for field in statistic.needs if not summary.has(field)]
-        if lacking:
-            raise InputError(f"'{name}' needs {', '.join(lacking)} of every sequence")
+        check_logged(name, _statistic(name).needs, summary, STATISTICS)
     table = summary.sequences
     out = {
         name: statistic.column(table)

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.errors import InputError
 from trbounds.masking.rules import Rule
-from trbounds.masking.statistics import TOKEN_STATISTICS, compute_statistics
+from trbounds.masking.statistics import (
+    TOKEN_STATISTICS,
+    check_logged,
+    compute_statistics,
+)
 from trbounds.masking.terms import TERMS
 from trbounds.masking.token_pass import Block, blocks_of
 from trbounds.traces.batch import TraceBatch
@@ -93,9 +96,7 @@ def token_masks(
     """
     names = {name for rule in rules for name in rule.token_statistics}
     for name in names:
-        lacking = [field for field in TOKEN_STATISTICS[name].needs if not summary.has(field)]
-        if lacking:
-            raise InputError(f"'{name}' needs {', '.join(lacking)} of every sequence")
+        check_logged(name, TOKEN_STATISTICS[name].needs, summary, TOKEN_STATISTICS)
     if statistics is None:
         statistics = compute_statistics(summary, [n for rule in rules for n in rule.statistics])
     whole = {name: statistics[name] for rule in rules for name in rule.statistics}

@@ -24,6 +24,7 @@ from trbounds_cli.options import (
     OnError,
     RewardRange,
     TraceFormat,
+    Traces,
     make_profile,
     profile_options,
 )
@@ -40,12 +41,12 @@ def command(
         int | None, typer.Option("--T", metavar="N", help="Horizon: the longest response.")
     ] = None,
     known: dict[str, float] | None = None,
+    traces: Traces = None,
     trace: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TRACE",
-            help="Take everything from a file, directory or pattern of logged sequences, or from a "
-            "saved summary (.tbs), instead (repeatable).",
+            help="The same as TRACE... (repeatable).",
         ),
     ] = None,
     form: TraceFormat = None,
@@ -65,7 +66,7 @@ def command(
     A bound is *informative* below the width of the reward range, and *can certify* improvement
     only below the largest surrogate gain that the sequence KL allows.
 
-    With `--trace`, divergences are estimated from logged sequences: values are plug-in, with
+    With traces, divergences are estimated from logged sequences: values are plug-in, with
     standard errors, beside the estimated error itself.
 
     With `--certified`, each value comes with two ends between which the bound's exact value lies,
@@ -73,16 +74,17 @@ def command(
 
     Example: `trbounds bound --T 4096 --kl-max 1e-4 --kl-seq 0.01`
 
-    Example: `trbounds bound --trace run.parquet`
+    Example: `trbounds bound run.parquet`
     """
-    if trace:
+    paths = [*(traces or ()), *(trace or ())]
+    if paths:
         if known or T is not None:
-            raise InputError("give either --trace, or --T with divergences")
+            raise InputError("give either traces, or --T with divergences")
         reading = {"form": form, "on_error": on_error, "reward_range": reward_range}
-        _show_trace(trace, reading, conversion, certified=certified, as_json=json)
+        _show_trace(paths, reading, conversion, certified=certified, as_json=json)
         return
     if T is None:
-        raise InputError("give --T with divergences, or --trace")
+        raise InputError("give --T with divergences, or traces")
     if not known:
         raise InputError("no divergence given: give at least one, such as --kl-max 1e-4")
     profile = make_profile(T, known, reward_range, conversion)

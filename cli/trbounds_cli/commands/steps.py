@@ -31,9 +31,10 @@ def command(
 ) -> None:
     """Show by training step how far apart the policies were, and the reward.
 
-    The sequence KL D bounds the error of a step's update, |Error| <= D times the width of the
-    reward range, at any length. Says at which step D and the reward change their level most
-    clearly, where they do, and otherwise whether they rise or fall gradually.
+    The sequence KL D bounds the error that the mismatch of a step's two policies makes,
+    |Error| <= D times the width of the reward range, at any length. Says at which step D and the
+    reward change their level most clearly, where they do, and otherwise whether they rise or fall
+    gradually.
 
     Example: `trbounds steps logs/ --figure steps.png`
 
