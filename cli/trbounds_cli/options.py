@@ -27,7 +27,7 @@ RewardRange = Annotated[
 Traces = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TRACE...",
+        metavar="TRACE",
         help="Files, directories or patterns of logged sequences, or saved summaries (.tbs).",
         show_default=False,
     ),
@@ -35,7 +35,7 @@ Traces = Annotated[
 TokenTraces = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TRACE...",
+        metavar="TRACE",
         help="Files, directories or patterns of logged sequences.",
         show_default=False,
     ),

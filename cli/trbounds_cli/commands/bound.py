@@ -46,7 +46,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="TRACE",
-            help="The same as TRACE... (repeatable).",
+            help="The same as the argument (repeatable).",
         ),
     ] = None,
     form: TraceFormat = None,
