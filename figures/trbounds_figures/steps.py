@@ -42,7 +42,7 @@ class Panel:
         One for each step, and their standard errors: NaN where a step has none, empty where the
         series has none.
     change : int or None
-        First step at another level, where there is a clear one.
+        First step at another level, or where the series bends; None where neither is clear.
     """
 
     label: str
@@ -93,7 +93,8 @@ def measure(series: StepSeries) -> StepsData:
     known = series.step >= 0
     if not known.any():
         raise InputError("not logged: there is nothing to draw by step", field="step")
-    changes = {name: change.step for name, change in series.changes().items()}
+    found = {**series.bends(), **series.changes()}
+    changes = {name: item.step for name, item in found.items()}
     wanted: list[tuple[str, NDArray[np.float64], NDArray[np.float64] | None, int | None]] = [
         ("sequence KL $D$\n(nats)", *series.sequence_kl, changes.get("kl_seq")),
         ("mean reward", series.reward_mean, series.reward_error, changes.get("reward")),
@@ -148,7 +149,7 @@ def draw(data: StepsData, ax: Axes) -> None:
     changed = any(panel.change is not None for panel in data.panels)
     many = len(data.step) > _MANY
     shown = f"Line: means of {_STRETCHES} stretches" if many else "Bars: standard error"
-    ax.set_title(shown + "; dashed: clearest change of level" * changed, loc="left")
+    ax.set_title(shown + "; dashed: clearest change" * changed, loc="left")
     ax.set_xlabel("training step", labelpad=14)
     height = 1 / len(data.panels)
     for i, (panel, colour) in enumerate(zip(data.panels, (BLUE, GREEN, BLACK), strict=False)):

@@ -157,7 +157,7 @@ def test_a_gradual_drift_is_shown_by_its_ends(run, tmp_path):
     assert document["trends"]["kl_seq"] > 50
 
 
-def test_a_reward_that_rises_and_falls_is_shown_by_its_largest_and_smallest(run, tmp_path):
+def test_a_reward_that_rises_and_falls_is_said_to_turn(run, tmp_path):
     path = tmp_path / "peak.jsonl"
     rows = [
         {**PAIR, "reward": min(0.3 + 0.05 * step, 1.8 - 0.1 * step), "step": step}
@@ -165,7 +165,12 @@ def test_a_reward_that_rises_and_falls_is_shown_by_its_largest_and_smallest(run,
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = " ".join(run("steps", str(path))[1].split())
-    assert "reward: no one clear change of level" in out
+    assert "reward: rises until about step 10 and falls from there on" in out
+    bend = json.loads(run("steps", str(path), "--json")[1])["bends"]["reward"]
+    assert bend["step"] == 10
+    assert bend["value"] == pytest.approx(0.8)
+    assert (bend["slope_before"], bend["slope_after"]) == pytest.approx((0.05, -0.1))
+    assert bend["z_before"] > 100 > -100 > bend["z_after"]
     assert "smallest 0.2 at step 16, largest 0.8 at step 10" in out
     assert "D: " not in out.split("(nats)")[-1]  # it is constant
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
 from trbounds.traces import TraceBatch, TraceSummary
-from trbounds.traces.step_series import FEWEST_STEPS, largest_change, trend
+from trbounds.traces.trends import FEWEST_STEPS, bend, largest_change, trend
 
 
 def batch_of(log_ratios, **fields):
@@ -173,6 +174,83 @@ def test_noise_hardly_ever_passes_for_a_trend():
 )
 def test_where_there_is_no_trend_to_speak_of(values):
     assert trend(np.arange(len(values)), np.array(values)) is None
+
+
+def test_a_rise_and_a_fall_bend_where_they_meet():
+    random = np.random.default_rng(7)
+    steps = np.arange(100, 160, 2)
+    peak = np.minimum(0.02 * (steps - 140), -0.05 * (steps - 140))
+    found = bend(steps, peak + 0.9 + random.normal(0, 0.05, steps.size))
+    assert abs(found.step - 140) <= 4
+    assert found.value == pytest.approx(0.9, abs=0.1)
+    assert found.z_before > 5
+    assert found.z_after < -5
+    valley = bend(steps, -peak)
+    assert (valley.step, valley.value) == (140, pytest.approx(0.0, abs=1e-9))
+    assert valley.z_before < -1e6
+    assert valley.z_after > 1e6
+
+
+def test_a_bend_is_where_the_best_two_lines_meet():
+    random = np.random.default_rng(8)
+    steps = np.arange(15)
+    values = -0.1 * np.abs(steps - 8) + random.normal(0, 0.02, 15)
+
+    def variation(knot):
+        def fitted(x, at_knot, before, after):
+            return at_knot + np.where(x < knot, before, after) * (x - knot)
+
+        best, _ = scipy.optimize.curve_fit(fitted, steps, values)
+        return np.sum((values - fitted(steps, *best)) ** 2)
+
+    assert bend(steps, values).step == min(range(2, 13), key=variation)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_what_begins_or_ceases_to_move_bends_there(direction):
+    random = np.random.default_rng(10)
+    steps = np.arange(40)
+    begins = direction * 0.3 * np.maximum(steps - 15, 0) + random.normal(0, 0.2, 40)
+    found = bend(steps, begins)
+    assert found.directions == (0, direction)
+    assert abs(found.step - 15) <= 2
+    ceases = bend(steps, direction * 0.3 * np.minimum(steps - 15, 0) + random.normal(0, 0.2, 40))
+    assert ceases.directions == (direction, 0)
+    assert abs(ceases.step - 15) <= 2
+    # Faster from a step on is no bend: that is hard to tell from a curve.
+    assert bend(steps, begins + direction * 0.2 * steps) is None
+
+
+@pytest.mark.parametrize("shape", ["noise", "line", "levels", "curve"])
+def test_what_does_not_bend_hardly_ever_passes_for_it(shape):
+    random = np.random.default_rng(9)
+    found = 0
+    for n in (FEWEST_STEPS, 30, 200):
+        steps = np.arange(n)
+        mean = {
+            "noise": 0.0 * steps,
+            "line": 10.0 * steps / n,
+            "levels": 10.0 * (steps > n // 3),
+            "curve": 10.0 * np.expm1(steps / n),
+        }[shape]
+        values = mean + random.normal(size=(60, n))
+        found += sum(bend(steps, row) is not None for row in values)
+    assert found <= 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.1] * 30,
+        [0.3, 0.3, 0.3] * 10,
+        [0.0, 1.0, 0.0],
+        [0.0] * 10 + [math.nan],
+        [math.inf] * 20,
+        [],
+    ],
+)
+def test_where_there_is_no_bend_to_speak_of(values):
+    assert bend(np.arange(len(values)), np.array(values)) is None
 
 
 def test_changes_of_a_run_leave_out_sequences_without_a_step():

@@ -11,36 +11,9 @@ from numpy.typing import NDArray
 from trbounds.clusters import ClusteredRatio
 from trbounds.traces.groups import dense_groups
 from trbounds.traces.sequence_table import SequenceTable
+from trbounds.traces.trends import Bend, LevelChange, bend, largest_change, trend
 
 Floats = NDArray[np.float64]
-
-CLEAR_CHANGE = 5.0
-"""Standard errors beyond which :func:`largest_change` reports a change: the best of some hundred
-places to cut at reaches 3 to 4 in pure noise."""
-
-FEWEST_STEPS = 10
-"""Values that :func:`largest_change` needs: with fewer, noise passes for a change more than once
-in a hundred series."""
-
-
-@dataclass(frozen=True)
-class LevelChange:
-    """Where a series goes from one level to another.
-
-    Parameters
-    ----------
-    step : int
-        First training step of the second level.
-    before, after : float
-        Means of the two levels.
-    z : float
-        Their difference in standard errors, steps taken as independent.
-    """
-
-    step: int
-    before: float
-    after: float
-    z: float
 
 
 @dataclass(frozen=True)
@@ -99,21 +72,58 @@ class StepSeries:
             return self.kl_seq, self.kl_seq_error
         return self.k3_seq, self.k3_seq_error
 
+    def bends(self) -> dict[str, Bend]:
+        """Where D, on a logarithmic scale, and the reward begin, cease or turn to rise or fall.
+
+        Returns
+        -------
+        dict of str to Bend
+            ``kl_seq`` (its value in nats, its slopes of log D) and ``reward``, each where
+            :func:`bend` finds one. Sequences without a step are left out.
+        """
+        found = {}
+        for name, (step, values) in self._judged().items():
+            at = bend(step, values)
+            if at is not None:
+                value = math.exp(at.value) if name == "kl_seq" else at.value
+                found[name] = replace(at, value=value)
+        return found
+
+    def changes(self) -> dict[str, LevelChange]:
+        """Where D, on a logarithmic scale, and the reward go from one level to another.
+
+        Returns
+        -------
+        dict of str to LevelChange
+            ``kl_seq`` (levels: geometric means, in nats) and ``reward``, each where
+            :func:`largest_change` finds one and :meth:`bends` none. Sequences without a step are
+            left out.
+        """
+        found, bends = {}, self.bends()
+        for name, (step, values) in self._judged().items():
+            change = None if name in bends else largest_change(step, values)
+            if change is not None and name == "kl_seq":
+                before, after = math.exp(change.before), math.exp(change.after)
+                change = replace(change, before=before, after=after)
+            if change is not None:
+                found[name] = change
+        return found
+
     def trends(self) -> dict[str, float]:
         """Slopes of D, on a logarithmic scale, and of the reward along a line, in standard errors.
 
         Returns
         -------
         dict of str to float
-            ``kl_seq`` and ``reward``, each where :func:`trend` finds one and
-            :func:`largest_change` no change of level: then the series moves, at no one step.
+            ``kl_seq`` and ``reward``, each where :func:`trend` finds one, and neither
+            :meth:`bends` nor :meth:`changes` finds anything: then the series moves, at no one step.
             Sequences without a step are left out.
         """
-        levels = self.changes()
+        explained = self.bends().keys() | self.changes().keys()
         slopes = {
             name: trend(step, values)
             for name, (step, values) in self._judged().items()
-            if name not in levels
+            if name not in explained
         }
         return {name: z for name, z in slopes.items() if z is not None}
 
@@ -125,25 +135,6 @@ class StepSeries:
         if (divergence > 0).all():
             judged["kl_seq"] = (step, np.log(divergence))
         return judged
-
-    def changes(self) -> dict[str, LevelChange]:
-        """Where D, on a logarithmic scale, and the reward go from one level to another.
-
-        Returns
-        -------
-        dict of str to LevelChange
-            ``kl_seq`` (levels: geometric means, in nats) and ``reward``, each where
-            :func:`largest_change` finds one. Sequences without a step are left out.
-        """
-        found = {}
-        for name, (step, values) in self._judged().items():
-            change = largest_change(step, values)
-            if change is not None and name == "kl_seq":
-                before, after = math.exp(change.before), math.exp(change.after)
-                change = replace(change, before=before, after=after)
-            if change is not None:
-                found[name] = change
-        return found
 
 
 def step_series(table: SequenceTable) -> StepSeries:
@@ -194,80 +185,3 @@ def step_series(table: SequenceTable) -> StepSeries:
         effective_share=total(weight) ** 2 / total(weight * weight) / count,
         log_ratio_max=np.sqrt(2.0 * largest(table["k2_max"].astype(np.float64))),
     )
-
-
-def largest_change(step: NDArray[np.int32], values: Floats) -> LevelChange | None:
-    """Cut a series in two levels, where that explains most of its variance.
-
-    Parameters
-    ----------
-    step : ndarray of int32
-        Training steps, in order.
-    values : ndarray
-        One for each.
-
-    Returns
-    -------
-    LevelChange or None
-        None for fewer than :data:`FEWEST_STEPS` values, if one is not finite, if the means differ
-        by less than :data:`CLEAR_CHANGE` standard errors, or if a straight line fits better: then
-        it is a trend.
-
-    Notes
-    -----
-    Least squares. Of several changes it is the one that explains most, and a gradual one has its
-    cut near its middle.
-    """
-    n = values.size
-    if n < FEWEST_STEPS or not np.isfinite(values).all():
-        return None
-    cut = np.arange(1, n)
-    centred = values - values.mean()
-    sums = np.cumsum(centred)[:-1]
-    between = sums**2 * n / (cut * (n - cut))
-    first = int(np.argmax(between)) + 1
-    before, after = float(values[:first].mean()), float(values[first:].mean())
-    within = float(np.sum((values[:first] - before) ** 2) + np.sum((values[first:] - after) ** 2))
-    if _variation_about_a_line(step, centred) <= within:
-        return None
-    error = math.sqrt(within / (n - 2) * n / (first * (n - first)))
-    rounding = 1e-12 * float(np.abs(values).max())
-    if abs(after - before) <= max(CLEAR_CHANGE * error, rounding):
-        return None
-    z = (after - before) / error if error > 0 else math.copysign(math.inf, after - before)
-    return LevelChange(int(step[first]), before, after, z)
-
-
-def trend(step: NDArray[np.int32], values: Floats) -> float | None:
-    """Fit a straight line to a series.
-
-    Parameters
-    ----------
-    step : ndarray of int32
-        Training steps, in order.
-    values : ndarray
-        One for each.
-
-    Returns
-    -------
-    float or None
-        The slope in its standard errors, by least squares with steps taken as independent; None
-        for fewer than :data:`FEWEST_STEPS` values, if one is not finite, or if it is within
-        :data:`CLEAR_CHANGE`.
-    """
-    n = values.size
-    if n < FEWEST_STEPS or not np.isfinite(values).all():
-        return None
-    along, centred = step - step.mean(), values - values.mean()
-    slope = float(along @ centred) / float(along @ along)
-    error = math.sqrt(_variation_about_a_line(step, centred) / (n - 2) / float(along @ along))
-    rounding = 1e-12 * float(np.abs(values).max())
-    if abs(slope) * float(np.ptp(step)) <= rounding or abs(slope) <= CLEAR_CHANGE * error:
-        return None
-    return slope / error if error > 0 else math.copysign(math.inf, slope)
-
-
-def _variation_about_a_line(step: NDArray[np.int32], centred: Floats) -> float:
-    along = step - step.mean()
-    rest = centred - along * (along @ centred) / (along @ along)
-    return float(rest @ rest)

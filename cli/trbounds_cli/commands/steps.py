@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,8 @@ from trbounds_cli.output import number, print_json, print_table
 
 if TYPE_CHECKING:
     from trbounds.traces import TraceSummary
-    from trbounds.traces.step_series import LevelChange, StepSeries
+    from trbounds.traces.step_series import StepSeries
+    from trbounds.traces.trends import LevelChange
 
 
 def command(
@@ -86,6 +88,7 @@ def _document(series: StepSeries, figure: Path | None) -> dict[str, Any]:
             name: {"step": c.step, "before": c.before, "after": c.after, "z": c.z}
             for name, c in series.changes().items()
         },
+        "bends": {name: asdict(bend) for name, bend in series.bends().items()},
         "trends": series.trends(),
         "figure": None if figure is None else str(figure),
     }
@@ -128,7 +131,7 @@ def _short(value: float, digits: int) -> str:
 
 
 def _notes(series: StepSeries, summary: TraceSummary) -> list[str]:
-    from trbounds.traces.step_series import FEWEST_STEPS
+    from trbounds.traces.trends import FEWEST_STEPS
 
     by = "the logged kl" if series.has_kl else "k3 = rho - 1 - log rho of the sampled tokens"
     notes = [
@@ -156,10 +159,14 @@ def _notes(series: StepSeries, summary: TraceSummary) -> list[str]:
     return notes
 
 
+_MOVES = {1: "rises", 0: "stays level", -1: "falls"}
+
+
 def _levels(series: StepSeries) -> list[str]:
     """Say how D and the reward moved over the run."""
     known = series.step >= 0
-    step, changes, trends = series.step[known], series.changes(), series.trends()
+    step, changes = series.step[known], series.changes()
+    bends, trends = series.bends(), series.trends()
     notes = []
     for name, title, means, values in (
         ("kl_seq", "D", "geometric means", series.sequence_kl[0][known]),
@@ -169,7 +176,10 @@ def _levels(series: StepSeries) -> list[str]:
             notes.append(f"{title}: {_change(changes[name], series)} ({means})")
         elif values.max() > values.min():  # no note on what is constant, or not logged
             moved = "no one clear change of level"
-            if name in trends:
+            if name in bends:
+                before, after = (_MOVES[direction] for direction in bends[name].directions)
+                moved = f"{before} until about step {bends[name].step} and {after} from there on"
+            elif name in trends:
                 rises = "rises" if trends[name] > 0 else "falls"
                 moved = f"{rises} gradually, with no one step at which its level changes"
             tenth, low, high = values.size // 10, values.argmin(), values.argmax()
