@@ -93,8 +93,8 @@ def measure(series: StepSeries) -> StepsData:
     known = series.step >= 0
     if not known.any():
         raise InputError("not logged: there is nothing to draw by step", field="step")
-    found = {**series.bends(), **series.changes()}
-    changes = {name: item.step for name, item in found.items()}
+    changes = {name: bend.step for name, bend in series.bends().items()}
+    changes |= {name: change.step for name, change in series.changes().items()}
     wanted: list[tuple[str, NDArray[np.float64], NDArray[np.float64] | None, int | None]] = [
         ("sequence KL $D$\n(nats)", *series.sequence_kl, changes.get("kl_seq")),
         ("mean reward", series.reward_mean, series.reward_error, changes.get("reward")),

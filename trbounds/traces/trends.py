@@ -186,18 +186,13 @@ def bend(step: NDArray[np.int32], values: Floats) -> Bend | None:
     n = values.size
     if n < FEWEST_STEPS or not np.isfinite(values).all():
         return None
-    best, knot = math.inf, 0
-    lines: Floats = np.zeros(3)
-    for at in np.unique(np.linspace(2, n - 3, min(n, _MOST_KNOTS)).astype(np.int64)):
-        design = _two_lines(step, at)
-        fitted = np.linalg.lstsq(design, values)[0]
-        rest = values - design @ fitted
-        if rest @ rest < best:
-            best, knot, lines = float(rest @ rest), int(at), np.asarray(fitted, np.float64)
-    if _two_levels(values)[1] <= best:
+    knots = np.unique(np.linspace(2, n - 3, min(n, _MOST_KNOTS)).astype(np.int64))
+    fits = [_fit_two_lines(step, values, int(knot)) for knot in knots]
+    knot, lines, variation = min(fits, key=lambda fit: fit[2])
+    if _two_levels(values)[1] <= variation:
         return None
     # At least what rounding leaves, where the lines fit exactly.
-    error = max(math.sqrt(best / (n - 3)), 1e-12 * float(np.abs(values).max()))
+    error = max(math.sqrt(variation / (n - 3)), 1e-12 * float(np.abs(values).max()))
     design = _two_lines(step, knot)
     # Of the two slopes, and of their difference.
     contrasts = np.array([[0, 1, 0], [0, 0, 1], [0, -1, 1]])
@@ -210,6 +205,14 @@ def bend(step: NDArray[np.int32], values: Floats) -> Bend | None:
     if directions[0] == directions[1] or min(map(abs, [*moving, difference])) <= CLEAR_CHANGE:
         return None
     return found
+
+
+def _fit_two_lines(step: NDArray[np.int32], values: Floats, knot: int) -> tuple[int, Floats, float]:
+    """Return the knot, the value there and both slopes, and the variation about the lines."""
+    design = _two_lines(step, knot)
+    lines = np.linalg.lstsq(design, values)[0]
+    rest = values - design @ lines
+    return knot, np.asarray(lines, dtype=np.float64), float(rest @ rest)
 
 
 def _two_lines(step: NDArray[np.int32], knot: int) -> Floats:
