@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from trbounds.errors import InputError
@@ -125,18 +127,23 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
         batch_tokens = _tokens_at_once(columns, options)
         most_rows = max(batch_tokens // widest, 1)
         first, stop = source.groups or (0, file.num_row_groups)
-        record = sum(file.metadata.row_group(group).num_rows for group in range(first))
-        for group in range(first, min(stop, file.num_row_groups)):
-            n_rows = file.metadata.row_group(group).num_rows
+        groups = range(first, min(stop, file.num_row_groups))
+        rows = [file.metadata.row_group(group).num_rows for group in range(groups.stop)]
+        record = sum(rows[:first])
+
+        def rows_at_once(group: int) -> int:
+            return min(pages.rows_at_once(group, batch_tokens), most_rows)
+
+        for group, batches in groupby(
+            _read_ahead(_decode(file, groups, columns, rows_at_once), thread), itemgetter(0)
+        ):
             try:
-                rows = min(pages.rows_at_once(group, batch_tokens), most_rows)
-                batches = _decoded(file, group, rows, columns, thread)
                 yield from _assembled(batches, record, source.name, options)
             except DamagedError as bad:
                 # The groups after it can be read all the same.
                 problem = f"row group {group} cannot be read: {bad}"
                 options.refuse(InputError(problem, file=source.name, record=record))
-            record += n_rows
+            record += rows[group]
 
 
 def _tokens_at_once(columns: list[str], options: ReadOptions) -> int:
@@ -145,35 +152,49 @@ def _tokens_at_once(columns: list[str], options: ReadOptions) -> int:
     return max(options.batch_tokens * 4 // max(values, 4), 1)
 
 
-def _decoded(
-    file: Any, group: int, rows: int, columns: list[str], thread: ThreadPoolExecutor
-) -> Iterator[Any]:
-    """Yield the rows of a row group; where they cannot be decoded, say which column is damaged."""
+def _decode(
+    file: Any, groups: range, columns: list[str], rows_at_once: Callable[[int], int]
+) -> Iterator[tuple[int, Any]]:
+    """Yield each row group with its rows, some at a time; or with what is wrong with it."""
     pa = import_pyarrow("Reading Parquet traces")
-    batches = _read_ahead(file.iter_batches(rows, [group], columns, use_threads=False), thread)
-    while True:
+    for group in groups:
+        rows = 1
         try:
-            batch = next(batches, None)
+            rows = rows_at_once(group)
+            for batch in file.iter_batches(rows, [group], columns, use_threads=False):
+                yield group, batch
+        except DamagedError as error:
+            yield group, error
         except (pa.ArrowException, OSError, ValueError) as error:
-            problem = str(error).splitlines()[0] if str(error) else "damaged"
-            if len(columns) > 1:
-                # pyarrow does not name it: one of them fails alone too, with a better message.
-                for name in columns:
-                    for _ in _decoded(file, group, rows, [name], thread):
-                        pass
-                raise DamagedError(problem) from None
-            raise DamagedError(f"column {columns[0]}: {problem}") from None
-        if batch is None:
-            return
-        yield batch
+            yield group, _name_column(file, group, rows, columns, error)
 
 
-def _read_ahead(batches: Iterator[Any], thread: ThreadPoolExecutor) -> Iterator[Any]:
+def _name_column(
+    file: Any, group: int, rows: int, columns: list[str], error: Exception
+) -> DamagedError:
+    """Say which column is damaged: pyarrow does not, but one of them fails alone, too."""
+    pa = import_pyarrow("Reading Parquet traces")
+    for name in columns:
+        try:
+            for _ in file.iter_batches(rows, [group], [name], use_threads=False):
+                pass
+        except (pa.ArrowException, OSError, ValueError) as alone:
+            return DamagedError(f"column {name}: {_first_line(alone)}")
+    return DamagedError(_first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else "damaged"
+
+
+def _read_ahead(
+    batches: Iterator[tuple[int, Any]], thread: ThreadPoolExecutor
+) -> Iterator[tuple[int, Any]]:
     """Decode the next two batches in a thread while this one is looked at.
 
-    The thread does nothing but decode, for which it does not need the interpreter lock. Two,
-    because it would wait whenever one is ready: batches do not take equally long, as pages are
-    decompressed whole.
+    The thread does next to nothing but decode, for which it does not need the interpreter lock.
+    Two, because it would wait whenever one is ready: batches do not take equally long, as pages
+    are decompressed whole.
     """
     coming = deque(thread.submit(next, batches, None) for _ in range(2))
     while (batch := coming.popleft().result()) is not None:
@@ -182,9 +203,11 @@ def _read_ahead(batches: Iterator[Any], thread: ThreadPoolExecutor) -> Iterator[
 
 
 def _assembled(
-    batches: Iterator[Any], record: int, file: str, options: ReadOptions
+    batches: Iterator[tuple[int, Any]], record: int, file: str, options: ReadOptions
 ) -> Iterator[TraceBatch]:
-    for batch in batches:
+    for _, batch in batches:
+        if isinstance(batch, DamagedError):
+            raise batch
         arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
         found = columns_from_arrow(arrays, file=file)
         yield assemble(
