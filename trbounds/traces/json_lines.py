@@ -8,6 +8,7 @@ library's parser where it is not or refuses: pyarrow's ends the process on some 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -41,6 +42,18 @@ Build = Callable[[Sequence[Record], NDArray[np.int64], ReadOptions], TraceBatch 
 def begins_with_object(head: bytes) -> bool:
     """Tell whether the first bytes of a file can be those of one JSON object a line."""
     return head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"{")
+
+
+def holds_key(head: bytes, *names: str, opening: str = "") -> bool:
+    """Whether JSON text has one of these keys, before a value that begins with ``opening``."""
+    for name in names:
+        key = f'"{name}"'.encode()
+        # Most files do not have the word; the pattern would look closely at every comma.
+        if key in head and re.search(
+            rb"[{,]\s*" + key + rb"\s*:\s*" + re.escape(opening.encode()), head
+        ):
+            return True
+    return False
 
 
 def batches_of_lines(source: Source, options: ReadOptions, build: Build) -> Iterator[TraceBatch]:

@@ -15,7 +15,6 @@ training log-probability.
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,13 +28,12 @@ from trbounds.traces.framework_records import (
     number_in_name,
     prompt_number,
 )
-from trbounds.traces.json_lines import begins_with_object
+from trbounds.traces.json_lines import begins_with_object, holds_key
 from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
 
 _FILE_NAME = r"train_data_step(\d+)\.jsonl"
-_FIRST_KEYS = re.compile(rb'[{,]\s*"(input_lengths|generation_logprobs)"\s*:\s*\[')
 _NEEDED = {
     "generation_logprobs": "distillation runs of NeMo-RL write no log-probabilities",
     "prev_logprobs": "without the training log-probabilities there is nothing to compare",
@@ -56,7 +54,8 @@ _NAMES = {
 def _detects(path: str, head: bytes) -> bool:
     if not begins_with_object(head):
         return False
-    return bool(_FIRST_KEYS.search(head) or number_in_name(path, _FILE_NAME) is not None)
+    keys = holds_key(head, "input_lengths", "generation_logprobs", opening="[")
+    return keys or number_in_name(path, _FILE_NAME) is not None
 
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:

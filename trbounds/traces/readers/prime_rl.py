@@ -17,7 +17,6 @@ no reward.
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -30,7 +29,7 @@ from trbounds.traces.framework_records import (
     fields_of_framework_lines,
     prompt_number,
 )
-from trbounds.traces.json_lines import begins_with_object
+from trbounds.traces.json_lines import begins_with_object, holds_key
 from trbounds.traces.reader import Reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
@@ -39,7 +38,6 @@ _SCHEMA_VERSION = 1
 _NO_POLICY = (
     "all of the response is from a frozen model, so that there is no policy to compare with"
 )
-_KEYS = re.compile(rb'[{,]\s*"(export_sequence_idx|inference_logprobs)"\s*:')
 _NAMES = {
     "rollout_logprobs": "inference_logprobs",
     "train_logprobs": "trainer_logprobs",
@@ -51,7 +49,8 @@ _NAMES = {
 
 
 def _detects(path: str, head: bytes) -> bool:
-    return begins_with_object(head) and bool(_KEYS.search(head))
+    keys = ("export_sequence_idx", "inference_logprobs")
+    return begins_with_object(head) and holds_key(head, *keys)
 
 
 def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
