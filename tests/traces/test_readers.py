@@ -644,6 +644,19 @@ def test_what_comes_before_the_cut_of_a_compressed_file_is_read(tmp_path, codec,
         list(open_trace(file))
 
 
+def test_no_line_is_read_of_a_compressed_file_with_a_wrong_checksum(tmp_path):
+    """Lines before the place where damage is noticed may have wrong numbers."""
+    row = json.dumps({"rollout_logprobs": [-1.5, -0.5], "train_logprobs": [-1.5, -0.5]})
+    # Stored as it is, so that the damage changes one digit and nothing else.
+    packed = gzip.compress(f"{row}\n".encode() * 100, compresslevel=0)
+    file = tmp_path / "a.jsonl.gz"
+    file.write_bytes(packed.replace(b"1.5", b"2.5", 1))
+    seen = []
+    assert list(open_trace(file, on_error="skip", on_skip=seen.append)) == []
+    (error,) = seen
+    assert error.problem.startswith("cannot be read: CRC check failed")
+
+
 @pytest.mark.parametrize(
     ("columns", "field", "problem"),
     [

@@ -19,7 +19,7 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _HEAD_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 16
-"""What is decompressed at a time: of a damaged file, less than this is lost before the damage."""
+"""What is decompressed at a time: of a file that is cut, less than this is lost before the cut."""
 
 _BLOCK_BYTES = 1 << 22
 _MUCH = 1 << 28
@@ -231,7 +231,8 @@ class _Slice:
 class _Unpacked:
     """A decompressed stream that ends where it unfolds as no log does.
 
-    What comes before the place where the bytes are damaged or cut is read all the same.
+    What comes before the place where the bytes are cut is read all the same. Of what is read
+    together with damaged bytes nothing is: damage is noticed late, and numbers before may be wrong.
     """
 
     def __init__(self, stream: io.BufferedIOBase, raw: BinaryIO) -> None:
@@ -246,7 +247,9 @@ class _Unpacked:
         while left and self._fault is None:
             try:
                 piece = self._stream.read1(min(left, _PIECE_BYTES))
-            except (OSError, EOFError, zlib.error) as error:
+            except (OSError, EOFError) as error:
+                if not _says_cut(error):
+                    raise
                 self._fault = error
                 break
             if not piece:
@@ -259,6 +262,11 @@ class _Unpacked:
         if self._seen > _MUCH and self._seen > MAX_EXPANSION * self._raw.tell():
             raise OSError(f"it unfolds to more than {MAX_EXPANSION} times its size")
         return b"".join(pieces)
+
+
+def _says_cut(error: Exception) -> bool:
+    # gzip's, and pyarrow's of Zstandard, which has no type of its own.
+    return isinstance(error, EOFError) or str(error).startswith("Truncated")
 
 
 def _zstd_stream(raw: BinaryIO) -> io.BufferedIOBase:
