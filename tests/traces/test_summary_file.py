@@ -118,6 +118,14 @@ def test_damaged_members(saved, tmp_path, changes):
         TraceSummary.load(rewrite(path, tmp_path / "a.tbs", changes))
 
 
+def test_a_file_that_is_listed_twice_is_refused(saved, tmp_path):
+    summary, path = saved
+    listed = document(path, files=[*summary.files, summary.files[0]])
+    changed = rewrite(path, tmp_path / "a.tbs", {"summary.json": listed})
+    with pytest.raises(InputError, match="a file is listed twice"):
+        TraceSummary.load(changed)
+
+
 @pytest.mark.parametrize("limits", [[0.0, 1e200], [1.0, 0.0], [0.0, None], [0.0]])
 def test_a_range_of_rewards_that_no_trace_is_read_with_is_refused(saved, tmp_path, limits):
     _, path = saved

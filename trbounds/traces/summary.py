@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -93,7 +94,7 @@ class TraceSummary:
         self.present: frozenset[str] | None = None
         self.seen: frozenset[str] = frozenset()
         self.partial: Partial | None = None
-        self._files: list[str] = []
+        self._files: dict[str, int] = {}
         self._table = SequenceTable()
         self._skipped: frozenset[Skipped] = frozenset()
         self._sorted = True
@@ -116,7 +117,8 @@ class TraceSummary:
             The admissible rewards it was checked with.
         kernel : {"auto", "numpy", "numba"}
             The same numbers to 1e-13. "numba" (the extra ``fast``) compiles the pass over the
-            tokens and uses all cores; "auto" takes it where it is installed and the batch large.
+            tokens and uses all cores; "auto" takes it where it is installed and there are many
+            tokens, this batch and what was added before.
 
         Raises
         ------
@@ -143,7 +145,7 @@ class TraceSummary:
         MissingDependency
             If numba is asked for and absent.
         """
-        compiled = uses_numba(kernel, worth=batch.n_tokens >= COMPILED_FROM)
+        compiled = uses_numba(kernel, worth=self.n_tokens + batch.n_tokens >= COMPILED_FROM)
         check_numbers(batch)
         keep_freed_memory()
         cores = usable_cores() if compiled else 1
@@ -214,7 +216,7 @@ class TraceSummary:
     def files(self) -> list[str]:
         """Files with at least one sequence, sorted."""
         self._sort()
-        return self._files
+        return list(self._files)
 
     @property
     def sequences(self) -> SequenceTable:
@@ -297,14 +299,10 @@ class TraceSummary:
             self._skipped = _first_skipped(self._skipped | other._skipped)
         self._sorted = False
 
-    def _file_index(self, files: list[str]) -> NDArray[np.int32]:
-        """Return the numbers of files, appending those that are new."""
-        known = {file: index for index, file in enumerate(self._files)}
-        for file in files:
-            if file not in known:
-                known[file] = len(known)
-                self._files.append(file)
-        return np.array([known[file] for file in files], dtype=np.int32)
+    def _file_index(self, files: Iterable[str]) -> NDArray[np.int32]:
+        """Return the numbers of files; those that are new get the next ones."""
+        numbers = [self._files.setdefault(file, len(self._files)) for file in files]
+        return np.array(numbers, dtype=np.int32)
 
     def _note_fields(self, present: frozenset[str]) -> None:
         self.present = present if self.present is None else self.present & present
@@ -313,16 +311,16 @@ class TraceSummary:
     def _sort(self) -> None:
         if self._sorted:
             return
-        order = sorted(range(len(self._files)), key=self._files.__getitem__)
-        rank = np.empty(len(order), dtype=np.int32)
-        rank[order] = np.arange(len(order), dtype=np.int32)
+        files = sorted(self._files)
+        rank = np.empty(len(files), dtype=np.int32)
+        rank[[self._files[file] for file in files]] = np.arange(len(files), dtype=np.int32)
         self._table.sort(rank)
-        self._files = [self._files[index] for index in order]
+        self._files = {file: number for number, file in enumerate(files)}
         row = self._table.duplicate()
         if row is not None:
             raise InputError(
                 "found twice: two parts of the trace overlap",
-                file=self._files[self._table["file"][row]],
+                file=files[self._table["file"][row]],
                 record=int(self._table["record"][row]),
             )
         self._sorted = True

@@ -220,7 +220,9 @@ def _rebuild(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Trace
     n = table["file"].size
     if sizes != {(n,)} or (n and not 0 <= table["file"].min() <= table["file"].max() < len(files)):
         raise ValueError("the table of sequences is inconsistent")
-    out._files = files
+    if len(set(files)) < len(files):
+        raise ValueError("a file is listed twice")
+    out._files = {file: number for number, file in enumerate(files)}
     out._table = SequenceTable([table])
     out._sorted = False
     out.positions = PositionSums.from_state(_state(arrays, "positions/", PositionSums().state()))
