@@ -205,9 +205,9 @@ class Bound(Theorem):
 
 
 def _as_result(value: Any, profile: DivergenceProfile) -> Any:
-    value = asarray_float64(value, xp=profile.xp, like=profile.T)  # a formula may give a number
-    if value.ndim == 0 and is_numpy(profile.xp):
+    if is_numpy(profile.xp) and np.ndim(value) == 0:
         return float(value)
+    value = asarray_float64(value, xp=profile.xp, like=profile.T)  # a formula may give a number
     return profile.xp.astype(value, profile.dtype, copy=False)
 
 
