@@ -96,6 +96,7 @@ def test_arrays_of_anything_but_numbers_are_refused(name: str, kind: str) -> Non
 def test_ragged_lists_and_other_objects_are_refused(name: str) -> None:
     field, call = (ARRAYS | ROWS)[name]
     values: list[Any] = [[[1.0], [1.0, 2.0]], {}, (x for x in [1.0])]
+    values += [np.array([[0.0, other]], dtype=object) for other in ("0.5", b"0", True, 1j)]
     for value in values:
         with pytest.raises(InputError) as raised:
             call(value)
@@ -152,14 +153,21 @@ def test_falling_offsets_are_refused_whatever_their_type() -> None:
         lambda x: PruningCase(kl=x).kl,
     ],
 )
+@pytest.mark.parametrize("through", [lambda x: x, lambda x: np.broadcast_to(x, x.shape)])
 def test_what_was_checked_does_not_change_with_the_callers_array(
-    make: Callable[[Any], Any],
+    make: Callable[[Any], Any], through: Callable[[Any], Any]
 ) -> None:
     given = np.array([0.25, 0.5])
-    found = make(given)
+    found = make(through(given))
     given[0] = -1.0
     assert found.tolist() == [0.25, 0.5]
     assert not found.flags.writeable
+
+
+def test_a_profile_keeps_without_a_copy_what_it_made_itself() -> None:
+    # A thousand profiles of a million positions are one number each.
+    found = DivergenceProfile.uniform(1_000_000, kl_max=np.full(1000, 1e-9))
+    assert found.kl_mean.strides == (8, 0)
 
 
 @pytest.mark.parametrize("rows", [0, -1, 2.5, "x"])

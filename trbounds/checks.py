@@ -24,6 +24,8 @@ __all__ = [
     "refuse_where",
 ]
 
+_OTHER_KINDS = "bcSUmM"
+
 #: What :func:`is_count` accepts, in words.
 COUNT = "a whole number from 1 to 2^53"
 
@@ -87,11 +89,12 @@ def as_number_array(name: str, value: Any, *, xp: ModuleType, like: Any = None) 
 
 def _is_of_other_kind(value: Any) -> bool:
     """Tell whether values are truth values, complex, text or dates: all turn into floats."""
-    if device(value) is None:
-        return np.asarray(value).dtype.kind in "bcSUmM"
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "bcSUmM"
-    return bool(array_namespace(value).isdtype(value.dtype, ("bool", "complex floating")))
+    if device(value) is not None and not isinstance(value, np.ndarray):
+        return bool(array_namespace(value).isdtype(value.dtype, ("bool", "complex floating")))
+    array = np.asarray(value)
+    if array.dtype.kind == "O":
+        return any(np.asarray(entry).dtype.kind in _OTHER_KINDS for entry in array.flat)
+    return array.dtype.kind in _OTHER_KINDS
 
 
 def _no_numbers(name: str, value: Any) -> InputError:
@@ -157,10 +160,17 @@ def as_numpy(name: str, value: Any) -> NDArray[Any]:
 
 def kept(array: Any) -> Any:
     """Return an array to keep: a copy of a numpy array that its owner could still change."""
-    if isinstance(array, np.ndarray) and array.flags.writeable:
+    if isinstance(array, np.ndarray) and _can_change(array):
         array = array.copy()
         array.flags.writeable = False
     return array
+
+
+def _can_change(array: Any) -> bool:
+    """Tell whether an array, or one that it is a view of, can be written to."""
+    while isinstance(array, np.ndarray) and not array.flags.writeable:
+        array = array.base
+    return array is not None
 
 
 def is_count(x: Any, xp: ModuleType) -> Any:
