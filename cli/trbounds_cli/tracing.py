@@ -93,17 +93,17 @@ def read_batches(
         say_what_is_wrong(summary)
 
 
-def _say_left_out(error: InputError) -> None:
-    sys.stderr.write(f"left out: {error}\n")
+def left_out(summary: TraceSummary) -> list[str]:
+    """Return what was left out, a text each; a summary lists so many, the rest it counts."""
+    texts = [str(skipped.error()) for skipped in summary.skipped]
+    more = summary.counts["skipped"] - len(texts)
+    return [*texts, f"{more} more"] if more > 0 else texts
 
 
 def say_what_is_missing(summary: TraceSummary) -> None:
     """Say on stderr what was left out, and whether the summary is partial."""
-    for skipped in summary.skipped:
-        _say_left_out(skipped.error())
-    more = summary.counts["skipped"] - len(summary.skipped)
-    if more > 0:
-        sys.stderr.write(f"left out: {more} more\n")
+    for text in left_out(summary):
+        sys.stderr.write(f"left out: {text}\n")
     if summary.partial is not None:
         sys.stderr.write(f"{summary.partial}\n")
 

@@ -60,6 +60,18 @@ def test_interrupt_and_resume(trbounds, tmp_path, monkeypatch):
     assert (again.code, "complete" in again.err) == (2, True)
 
 
+def test_of_many_left_out_the_document_counts_those_it_does_not_list(trbounds, tmp_path):
+    good = {"rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-2.0, -1.5]}
+    rows = [good if i < 2000 else {**good, "train_logprobs": [1.0, 1.0]} for i in range(3005)]
+    logs = tmp_path / "a.jsonl"
+    logs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command, file in (("summarize", "a.tbs"), ("convert", "a.parquet")):
+        done = trbounds(command, str(logs), "-o", tmp_path / file, "--on-error", "skip", "--json")
+        texts = json.loads(done.out)["left_out"]
+        assert (len(texts), texts[-1]) == (1001, "5 more")
+        assert [f"left out: {text}" for text in texts] == done.err.splitlines()[:1001]
+
+
 def test_what_is_left_out_is_said(trbounds, tmp_path):
     good = {"rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-2.0, -1.5]}
     bad = {"rollout_logprobs": [1.0], "train_logprobs": [-2.0]}

@@ -29,7 +29,7 @@ def command(
     Example: `trbounds convert train_data_step*.jsonl -o run.parquet`
     """
     from trbounds.traces import TraceSummary, write_parquet
-    from trbounds_cli.tracing import read_batches
+    from trbounds_cli.tracing import left_out, read_batches
 
     if not traces:
         raise InputError("give trace files")
@@ -39,9 +39,7 @@ def command(
     write_parquet(read_batches(traces, summary=summary, **reading), output)
     sequences, tokens = summary.n_sequences, summary.n_tokens + summary.counts["masked_tokens"]
     if json:
-        left_out = [str(skipped.error()) for skipped in summary.skipped]
-        print_json(
-            {"output": output, "sequences": sequences, "tokens": tokens, "left_out": left_out}
-        )
+        counts = {"sequences": sequences, "tokens": tokens}
+        print_json({"output": output, **counts, "left_out": left_out(summary)})
     else:
         typer.echo(f"{output}: {sequences:,} sequences, {tokens:,} tokens")

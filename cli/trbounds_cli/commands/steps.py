@@ -35,8 +35,8 @@ def command(
 
     The sequence KL D bounds the error that the mismatch of a step's two policies makes,
     |Error| <= D times the width of the reward range, at any length. Says at which step D and the
-    reward change their level most clearly, where they do, and otherwise whether they rise or fall
-    gradually.
+    reward change their level most clearly, where they do; otherwise where they begin, cease or turn
+    to rise or fall, or that they do so gradually.
 
     Example: `trbounds steps logs/ --figure steps.png`
 

@@ -50,7 +50,7 @@ def command(
     """
     from trbounds.traces import TraceSummary, summarize
     from trbounds_cli.progress import reading_progress
-    from trbounds_cli.tracing import say_what_is_missing, say_what_is_wrong
+    from trbounds_cli.tracing import left_out, say_what_is_missing, say_what_is_wrong
 
     if not traces:
         raise InputError("give trace files")
@@ -78,8 +78,7 @@ def command(
     say_what_is_wrong(summary)
     facts = _facts(summary)
     if json:
-        left_out = [str(skipped.error()) for skipped in summary.skipped]
-        print_json({"summary": output, **facts, "left_out": left_out})
+        print_json({"summary": output, **facts, "left_out": left_out(summary)})
     else:
         rows = [
             [name.replace("_", " ") + " (nats)" * (name in _NATS), _shown(value)]
