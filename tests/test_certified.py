@@ -464,6 +464,7 @@ def test_attained_bounds_are_attained_in_exact_arithmetic() -> None:
         (4096, {"kl_max": -1e-4, "kl_seq": 0.01}, "field 'kl_max': found -0.0001"),
         (4096, {"kl_max": math.nan, "kl_seq": 0.01}, "field 'kl_max': found nan"),
         (4096, {"kl_max": Fraction(-1, 2), "kl_seq": arb("0.1")}, "field 'kl_max': found -0.5"),
+        (4096, {"kl_max": Fraction(-(10**400)), "kl_seq": 0.1}, "field 'kl_max': found -1.79"),
         (4096, {"kl_max": 1e-4, "kl_sq": 0.01}, "no field 'kl_sq'.*did you mean 'kl_seq'"),
         (4096, {"kl_max": 1e-4, "kl_seq": arb(-1)}, "field 'kl_seq': found -1"),
         (4, {"tv_max": 0.5, "tv_mean": [0.1, 0.2, 0.3]}, "found 3 positions"),
@@ -492,3 +493,5 @@ def test_arrays_of_numpy_are_taken() -> None:
     plain = enclose_values(bound, 3, {"kl_max": 0.5, "tv_mean": numbers})
     arrays = {"kl_max": np.float32(0.5), "tv_mean": np.array(numbers)}
     assert enclose_values(bound, 3, arrays) == plain
+    whole: Any = np.int64(3)
+    assert enclose_values(bound, whole, arrays) == plain

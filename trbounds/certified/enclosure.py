@@ -174,7 +174,7 @@ def enclose_values(
             f"found {T}, expected at most {LONGEST_DIRECT_SUM:,} for sums over given positions",
             field="T",
         )
-    situation = Situation(T, reward_width, conversion)
+    situation = Situation(int(T), reward_width, conversion)
     expression = _expression(bound, conversion)
     bits = precision + 32
     while True:
@@ -227,7 +227,8 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, arb):
         return float(value.mid())
     if isinstance(value, Fraction):
-        return float(min(value, Fraction(sys.float_info.max)))
+        largest = Fraction(sys.float_info.max)
+        return float(max(min(value, largest), -largest))
     return value
 
 
