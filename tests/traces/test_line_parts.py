@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trbounds.errors import InputError
 from trbounds.traces import TraceSummary, open_trace, summarize
-from trbounds.traces.partition import Part, partition
+from trbounds.traces.partition import Part, _between_lines, partition
 from trbounds.traces.reader import find_readers
 from trbounds.traces.summary_file import _arrays, _document
 
@@ -510,3 +510,20 @@ def test_a_file_that_changed_is_not_continued(file, tmp_path, change):
     file.write_bytes({"longer": longer, "shorter": shorter, "other lines": other}[change])
     with pytest.raises(InputError, match="not among the inputs or has changed"):
         summarize([file, bad], resume=partial)
+
+
+def test_tokens_are_read_in_one_pass_unless_progress_is_shown(tmp_path, monkeypatch):
+    """Cutting takes a pass of its own, through all of a file that may be larger than memory."""
+    lines = [json.dumps(canonical(i, [-0.5, -1.0], [-0.5, -1.5])) for i in range(60)]
+    file = write(tmp_path / "a.jsonl", lines)
+    cut(monkeypatch, 1000)
+    seen, scanned = [], []
+    monkeypatch.setattr(
+        "trbounds.traces.partition._between_lines",
+        lambda *args: scanned.append(args) or _between_lines(*args),
+    )
+    for on_progress in (None, seen.append):
+        batches = open_trace(file, on_progress=on_progress)
+        assert [n for batch in batches for n in batch.record_numbers] == [*range(60)]
+        assert bool(scanned) == bool(on_progress)
+    assert seen[-1].parts_done == seen[-1].parts > 1

@@ -11,7 +11,7 @@ import numpy as np
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.partition import Part, partition
-from trbounds.traces.paths import Paths
+from trbounds.traces.paths import Paths, expand_paths
 from trbounds.traces.reader import detect, get_reader
 from trbounds.traces.source import Source
 from trbounds.traces.validate import ReadOptions
@@ -71,7 +71,8 @@ def open_trace(
     on_skip : callable, optional
         Receives the :class:`~trbounds.errors.InputError` of each record or file left out.
     on_progress : callable, optional
-        Called after each batch, and when a part of a file is done.
+        Called after each batch, and when a part of a file is done. Large JSON Lines files are read
+        twice for it.
 
     Yields
     ------
@@ -97,7 +98,10 @@ def open_trace(
         options = replace(options, on_skip=on_skip)
     if format is not None:
         get_reader(format)
-    parts = partition(paths, format)
+    if on_progress is None:
+        parts = [Part(file) for file in expand_paths(paths)]
+    else:  # cut, which takes a look at every file, and at all lines of large ones
+        parts = partition(paths, format)
     for part in parts:
         if part.file.endswith(".tbs"):
             problem = "holds a summary, expected a trace with its tokens"
