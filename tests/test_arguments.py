@@ -111,11 +111,23 @@ def test_what_is_not_one_number_is_refused(name: str, value: Any) -> None:
         call(value)
 
 
+def leaves(found: Any) -> list[Any]:
+    """Everything that a result holds, one after the other."""
+    if isinstance(found, dict):
+        found = list(found.values())
+    elif hasattr(found, "__dict__"):
+        found = list(vars(found).values())
+    if isinstance(found, list | tuple):
+        return [leaf for part in found for leaf in leaves(part)]
+    return [found]
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_of_logits_may_be_lists_and_foreign_layouts(name: str) -> None:
     call = ROWS[name][1]
     read_only = LOGITS.copy()
     read_only.flags.writeable = False
+    expected = leaves(call(LOGITS))
     for logits in (
         LOGITS.tolist(),
         LOGITS.astype(">f8"),
@@ -124,7 +136,8 @@ def test_rows_of_logits_may_be_lists_and_foreign_layouts(name: str) -> None:
         read_only,
         np.ma.array(LOGITS),
     ):
-        call(logits)
+        for leaf, other in zip(leaves(call(logits)), expected, strict=True):
+            np.testing.assert_array_equal(leaf, other)
 
 
 def test_a_set_of_tokens_is_told_by_truth_values() -> None:

@@ -82,7 +82,9 @@ def test_bounds(key: str) -> None:
 def test_plain_numbers_go_to_the_device_of_the_arrays() -> None:
     for horizon in (T, float(T), np.int64(T), np.float32(T)):
         profile = DivergenceProfile(T=horizon, kl_seq=np.float64(1e-3), kl_max=there([1e-4]))
-        back(all_bounds()["mixed"].evaluate(profile))
+        plain = DivergenceProfile(T=T, kl_seq=1e-3, kl_max=[1e-4])
+        found, expected = (all_bounds()["mixed"].evaluate(p) for p in (profile, plain))
+        np.testing.assert_allclose(back(found), expected, rtol=1e-12)
 
 
 def test_relations() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,13 +82,7 @@ class StepSeries:
             ``kl_seq`` (its value in nats, its slopes of log D) and ``reward``, each where
             :func:`bend` finds one. Sequences without a step are left out.
         """
-        found = {}
-        for name, (step, values) in self._judged().items():
-            at = bend(step, values)
-            if at is not None:
-                value = math.exp(at.value) if name == "kl_seq" else at.value
-                found[name] = replace(at, value=value)
-        return found
+        return dict(self._bends)
 
     def changes(self) -> dict[str, LevelChange]:
         """Where D, on a logarithmic scale, and the reward go from one level to another.
@@ -99,9 +94,9 @@ class StepSeries:
             :func:`largest_change` finds one and :meth:`bends` none. Sequences without a step are
             left out.
         """
-        found, bends = {}, self.bends()
+        found = {}
         for name, (step, values) in self._judged().items():
-            change = None if name in bends else largest_change(step, values)
+            change = None if name in self._bends else largest_change(step, values)
             if change is not None and name == "kl_seq":
                 before, after = math.exp(change.before), math.exp(change.after)
                 change = replace(change, before=before, after=after)
@@ -119,13 +114,23 @@ class StepSeries:
             :meth:`bends` nor :meth:`changes` finds anything: then the series moves, at no one step.
             Sequences without a step are left out.
         """
-        explained = self.bends().keys() | self.changes().keys()
+        explained = self._bends.keys() | self.changes().keys()
         slopes = {
             name: trend(step, values)
             for name, (step, values) in self._judged().items()
             if name not in explained
         }
         return {name: z for name, z in slopes.items() if z is not None}
+
+    @cached_property
+    def _bends(self) -> dict[str, Bend]:
+        found = {}
+        for name, (step, values) in self._judged().items():
+            at = bend(step, values)
+            if at is not None:
+                value = math.exp(at.value) if name == "kl_seq" else at.value
+                found[name] = replace(at, value=value)
+        return found
 
     def _judged(self) -> dict[str, tuple[NDArray[np.int32], Floats]]:
         """Return what is looked at for changes: the reward, and log D where no step has D = 0."""

@@ -102,7 +102,7 @@ def largest_change(step: NDArray[np.int32], values: Floats) -> LevelChange | Non
     cut near its middle.
     """
     n = values.size
-    if n < FEWEST_STEPS or not np.isfinite(values).all():
+    if not _can_be_judged(values):
         return None
     first, within = _two_levels(values)
     before, after = float(values[:first].mean()), float(values[first:].mean())
@@ -134,7 +134,7 @@ def trend(step: NDArray[np.int32], values: Floats) -> float | None:
         :data:`CLEAR_CHANGE`.
     """
     n = values.size
-    if n < FEWEST_STEPS or not np.isfinite(values).all():
+    if not _can_be_judged(values):
         return None
     along, centred = step - step.mean(), values - values.mean()
     slope = float(along @ centred) / float(along @ along)
@@ -143,6 +143,10 @@ def trend(step: NDArray[np.int32], values: Floats) -> float | None:
     if abs(slope) * float(np.ptp(step)) <= rounding or abs(slope) <= CLEAR_CHANGE * error:
         return None
     return slope / error if error > 0 else math.copysign(math.inf, slope)
+
+
+def _can_be_judged(values: Floats) -> bool:
+    return values.size >= FEWEST_STEPS and bool(np.isfinite(values).all())
 
 
 def _two_levels(values: Floats) -> tuple[int, float]:
@@ -184,7 +188,7 @@ def bend(step: NDArray[np.int32], values: Floats) -> Bend | None:
     or 200 of them.
     """
     n = values.size
-    if n < FEWEST_STEPS or not np.isfinite(values).all():
+    if not _can_be_judged(values):
         return None
     knots = np.unique(np.linspace(2, n - 3, min(n, _MOST_KNOTS)).astype(np.int64))
     fits = [_fit_two_lines(step, values, int(knot)) for knot in knots]
