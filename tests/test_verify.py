@@ -267,7 +267,7 @@ def test_equal_columns_are_a_fault_of_the_log():
 def test_an_error_above_a_bound_is_caught(monkeypatch):
     bound = get_bound("entropy_dual")
     wrong = replace(bound, formula=lambda p: bound.formula(p) * 1e-3)
-    monkeypatch.setattr("trbounds.trace_bounds.all_bounds", lambda: {bound.key: wrong})
+    monkeypatch.setattr("trbounds.bounds.all_bounds", lambda: {bound.key: wrong})
     rng = np.random.default_rng(4)
     pair = random_pair(rng, 4, 3, kind="far", reward="worst")
     report = check(sample_trace(pair, 1000, 4, rng))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trbounds.bound import Assessment, Bound
-from trbounds.bounds import all_bounds
+from trbounds.bounds import assess_all
 from trbounds.errors import no_such
 from trbounds.profile import Conversion, DivergenceProfile
 from trbounds.traces.jackknife import jackknife_error
@@ -141,10 +141,8 @@ def bounds_on_trace(
     raised = raised_profile(summary, profile)
     completed = profile.complete()
     found = []
-    for bound in all_bounds().values():
-        if bound.missing(completed):
-            continue
-        assessment = bound.assess(completed)
+    for assessment in assess_all(completed).values():
+        bound = assessment.bound
         estimated = _estimated_fields(bound, profile)
         if not estimated:
             error, method = math.nan, OBSERVED

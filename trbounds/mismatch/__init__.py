@@ -18,7 +18,7 @@ from trbounds.mismatch.measured import (
     MismatchSummary,
     smallest_logit_error,
 )
-from trbounds.mismatch.reading import summarize_traces
+from trbounds.mismatch.reading import summarize_batches, summarize_traces
 from trbounds.mismatch.rows import TokenMismatch, summarize_rows, token_mismatch
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "largest_logit_error",
     "profile_from_logit_error",
     "smallest_logit_error",
+    "summarize_batches",
     "summarize_rows",
     "summarize_traces",
     "token_mismatch",

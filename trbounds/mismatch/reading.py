@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trbounds.errors import InputError
 from trbounds.mismatch.measured import MismatchSummary
@@ -60,6 +60,29 @@ def summarize_traces(
         on_skip=on_skip,
         on_progress=on_progress,
     )
+    return summarize_batches(batches, logit_error=logit_error, on_batch=on_batch)
+
+
+def summarize_batches(
+    batches: Iterable[TraceBatch],
+    *,
+    logit_error: float | None = None,
+    on_batch: Callable[[TraceBatch], None] | None = None,
+) -> MismatchSummary:
+    """Summarise the mismatch of the sampled tokens of batches.
+
+    Parameters
+    ----------
+    batches : iterable of TraceBatch
+        Of :func:`trbounds.traces.open_trace`.
+    logit_error, on_batch
+        As for :func:`summarize_traces`.
+
+    Returns
+    -------
+    MismatchSummary
+        Without tokens if the batches hold none.
+    """
     summary = MismatchSummary(logit_error=logit_error)
     for batch in batches:
         summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))

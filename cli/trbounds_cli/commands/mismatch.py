@@ -88,9 +88,13 @@ def command(
         from trbounds_cli.tracing import read_batches, trace_paths
 
         paths = trace_paths(traces, example=example)
-        reading: dict[str, Any] = {"form": form, "reward_range": reward_range}
-        whole = TraceSummary(reward_range=reward_range)
-        batches = read_batches(paths, on_error=on_error, summary=whole, **reading)
+        batches = read_batches(
+            paths,
+            form=form,
+            reward_range=reward_range,
+            on_error=on_error,
+            summary=TraceSummary(reward_range=reward_range),
+        )
         if figure is None:
             summary = _measure(batches, logit_error)
         else:
@@ -221,13 +225,9 @@ def _measure(
     logit_error: float | None,
     on_batch: Callable[[TraceBatch], None] | None = None,
 ) -> MismatchSummary:
-    from trbounds.mismatch import MismatchSummary
+    from trbounds.mismatch import summarize_batches
 
-    summary = MismatchSummary(logit_error=logit_error)
-    for batch in batches:
-        summary = summary.merge(MismatchSummary.of(batch, logit_error=logit_error))
-        if on_batch is not None:
-            on_batch(batch)
+    summary = summarize_batches(batches, logit_error=logit_error, on_batch=on_batch)
     if not summary.n_tokens:
         raise InputError("the traces hold no token")
     return summary
