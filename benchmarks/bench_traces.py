@@ -214,40 +214,48 @@ def padded(batch: TraceBatch, width: int):  # type: ignore[no-untyped-def]
     return (*out[::-1], torch.from_numpy(place.astype(np.int64)))
 
 
-def own_metrics(batch: TraceBatch, kernel: str) -> tuple[dict[str, float], np.ndarray]:
-    """What ``verl_metrics`` returns, by the functions that ``framework_metrics`` is made of."""
+def own_metrics(batch: TraceBatch, kernel: str) -> list[tuple[dict[str, float], np.ndarray]]:
+    """What ``verl_metrics`` returns of each step, by what ``framework_metrics`` is made of."""
     weights, rules = verl.make_weights(2.0, None, "none"), verl_rejection.parse("seq_max_k2", 0.003)
     columns = (*verl.COLUMNS, *verl_rejection.columns(rules))
     sums = sum_sequences([batch], columns, weights, kernel=kernel)
-    found = verl.metrics(sums, weights, "none") | verl_rejection.metrics(sums, rules)
-    kept = verl_rejection.kept_tokens(sums, rules) > 0
-    return found, np.repeat(kept, sums.length)
+    out = []
+    for _, part in sums.by_step():
+        found = verl.metrics(part, weights, "none") | verl_rejection.metrics(part, rules)
+        kept = verl_rejection.kept_tokens(part, rules) > 0
+        out.append((found, np.repeat(kept, part.length)))
+    return out
 
 
 def peer(batch: TraceBatch, repeat: int) -> None:
+    """Steps of 256 sequences: one alone, as in a training loop, and many, as in a log."""
     if not find_spec("torch"):
         print("\nThe peer was not measured: torch cannot be imported.")
         return
-    order = np.argsort(batch.lengths)
-    middle = order.size // 2
-    chosen = {"padded to 8192": np.arange(256), "sorted by length": order[middle - 128 :][:256]}
-    for name, rows in chosen.items():
-        keep = np.zeros(batch.n_sequences, dtype=bool)
-        keep[rows] = True
-        own = batch.select(keep)
-        width = PADDED if "padded" in name else int(own.lengths.max())
-        tensors = padded(own, width)
-        tasks: dict[str, Task] = {"verl's formulas": lambda t=tensors: verl_metrics(*t)}
-        tasks["numpy, sums by sequence and by position alone"] = lambda b=own: sum_tokens(b)
-        for kernel in kernels():
-            tasks[f"the same metrics, {kernel}"] = lambda k=kernel, b=own: own_metrics(b, k)
-            tasks[f"trbounds metrics, {kernel}"] = lambda k=kernel, b=own: framework_metrics(
-                [b], "verl", kernel=k
-            )
-            tasks[f"trbounds summary, {kernel}"] = lambda k=kernel, b=own: TraceSummary.of(
-                b, kernel=k
-            )
-        print_ratios(f"256 sequences, {name}", tasks, own.n_tokens, repeat)
+    ranks = np.argsort(np.argsort(batch.lengths, kind="stable"), kind="stable")
+    places = {"padded to 8192": np.arange(batch.n_sequences), "sorted by length": ranks}
+    for many in (1, min(batch.n_sequences // 256, 16)):
+        for name, place in places.items():
+            step = (place - (batch.n_sequences // 2 - 128 * many)) // 256
+            own = replace(batch, step=step).select((step >= 0) & (step < many))
+            peer_of(own, f"{many} x 256 sequences, {name}", repeat)
+
+
+def peer_of(own: TraceBatch, title: str, repeat: int) -> None:
+    steps = [own.select(own.step == step) for step in np.unique(own.step)]
+    widths = [PADDED if "padded" in title else int(step.lengths.max()) for step in steps]
+    tensors = [padded(step, width) for step, width in zip(steps, widths, strict=True)]
+    tasks: dict[str, Task] = {"verl's formulas": lambda: [verl_metrics(*t) for t in tensors]}
+    tasks["numpy, sums by sequence and by position alone"] = lambda: sum_tokens(own)
+    # In float32, as the peer has it.
+    logged = replace(own, **{name: getattr(own, name).astype(np.float32) for name in COLUMNS})
+    for kernel in kernels():
+        tasks[f"the same metrics, {kernel}"] = lambda k=kernel: own_metrics(logged, k)
+        tasks[f"trbounds metrics, {kernel}"] = lambda k=kernel: framework_metrics(
+            [logged], "verl", by_step=True, kernel=k
+        )
+        tasks[f"trbounds summary, {kernel}"] = lambda k=kernel: TraceSummary.of(own, kernel=k)
+    print_ratios(title, tasks, own.n_tokens, repeat)
 
 
 # ---- files

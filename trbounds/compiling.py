@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, TypeVar
 
 from trbounds.errors import InputError, MissingDependency
 
-__all__ = ["Kernel", "usable_cores", "uses_numba"]
+__all__ = ["Kernel", "on_all_cores", "usable_cores", "uses_numba"]
+
+_Piece = TypeVar("_Piece")
+_Result = TypeVar("_Result")
 
 Kernel = Literal["auto", "numpy", "numba"]
 
@@ -50,3 +55,17 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux: knows what this process is confined to
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def on_all_cores(work: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> Iterator[_Result]:
+    """Yield the results of pieces of work in their order, done by as many threads as cores.
+
+    Parameters
+    ----------
+    work : callable
+        Compiled for the most part: other code waits for the interpreter lock.
+    pieces : iterable
+        What `work` takes, one each; worth some milliseconds, as threads are slow to start.
+    """
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        yield from pool.map(work, pieces)

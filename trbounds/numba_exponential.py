@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["COMMON", "EXACT", "reduce_exponent", "reduce_exponent32"]
+__all__ = ["COMMON", "EXACT", "UNREDUCED", "exp_residual", "reduce_exponent", "reduce_exponent32"]
 
 
 def _can_keep() -> bool:
@@ -61,14 +61,24 @@ _Q0, _Q1, _Q2, _Q3, _Q4 = (
 )
 
 
+UNREDUCED = 0.3465
+"""Up to this size x is r: k is 0. Below log(2)/2."""
+
+
+@njit(**EXACT)
+def exp_residual(r):  # type: ignore[no-untyped-def]
+    """Return exp(r) - 1 - r, for |r| <= log(2)/2."""
+    p = ((((_P9 * r + _P8) * r + _P7) * r + _P6) * r + _P5) * r + _P4
+    return ((((p * r + _P3) * r + _P2) * r + _P1) * r + _P0) * r * r
+
+
 @njit(**EXACT)
 def reduce_exponent(x):  # type: ignore[no-untyped-def]
     """Return r, exp(r) - 1 - r, 2^k and k, for |x| < 708."""
     t = x * _LOG2E + _ROUND
     k = t - _ROUND
     r = x - k * _LN2_HIGH - k * _LN2_LOW
-    p = ((((_P9 * r + _P8) * r + _P7) * r + _P6) * r + _P5) * r + _P4
-    q = ((((p * r + _P3) * r + _P2) * r + _P1) * r + _P0) * r * r
+    q = exp_residual(r)
     scale = np.int64((np.float64(t).view(np.int64) + 1023) << 52).view(np.float64)
     return r, q, scale, k
 

@@ -184,7 +184,7 @@ def framework_metrics(
     )
     if chosen.only_kept:
         sums = sums.select(sums.kept)
-        if not sums.length.any():
+        if not sums.n_tokens:
             raise InputError(
                 f"found no token that {framework} kept, expected at least one", field="accepted"
             )
@@ -201,9 +201,7 @@ def framework_metrics(
     if not by_step:
         return [result(sums, None)]
     return [
-        result(sums.select(sums.step == step), int(step) if step >= 0 else None)
-        for step in np.unique(sums.step)
-        if sums.length[sums.step == step].any()
+        result(part, step if step >= 0 else None) for step, part in sums.by_step() if part.n_tokens
     ]
 
 
@@ -233,7 +231,7 @@ def _errors(
 ) -> dict[str, float]:
     blocks = number_groups(sums.group) % _MAX_BLOCKS
     without = [
-        evaluate(left) if left.length.any() else dict.fromkeys(values, math.nan)
+        evaluate(left) if left.n_tokens else dict.fromkeys(values, math.nan)
         for left in (sums.select(blocks != block) for block in range(_n_blocks(blocks)))
     ]
     return {

@@ -136,7 +136,7 @@ def _truncated(sums: SequenceSums, weights: Weights, level: str) -> tuple[float,
         # As logarithms, which do not overflow.
         out = (mean < math.log(weights.low)) | (mean > math.log(weights.cap))
         kept = np.where(out, 0.0, sums["weight"])
-        return float(kept.sum() / sums.length.sum()), float(out.mean())
+        return float(kept.sum() / sums.n_tokens), float(out.mean())
     outside = sums.token_mean("weight_above")
     if weights.floor is not None:
         outside += sums.token_mean("weight_below")

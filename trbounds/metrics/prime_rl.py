@@ -58,7 +58,7 @@ def metrics(sums: SequenceSums) -> dict[str, float]:
 
 def _standard_deviation(sums: SequenceSums) -> float:
     """Of k3 over all tokens; NaN of a single one, and beyond float64."""
-    count = int(sums.length.sum())
+    count = sums.n_tokens
     if count < 2:
         return math.nan
     mean = sums.token_mean("k3")

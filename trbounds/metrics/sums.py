@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.compiling import uses_numba
+from trbounds.compiling import on_all_cores, uses_numba
 from trbounds.errors import InputError
 from trbounds.metrics.importance import Weights
 from trbounds.metrics.terms import COLUMNS, Block, Column
@@ -23,7 +24,8 @@ Floats = NDArray[np.float64]
 
 # Few enough that what is computed of a block stays in the second-level cache.
 _BLOCK_TOKENS = 65_536
-_COUNTED = 1 << 20
+_SLICE = 1 << 20
+"""Tokens taken at a time: unmasked, or by a thread."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,13 +55,18 @@ class SequenceSums:
     def __getitem__(self, name: str) -> Floats:
         return self.columns[name]
 
+    @functools.cached_property
+    def n_tokens(self) -> int:
+        """Number of tokens that count."""
+        return int(self.length.sum())
+
     @property
     def n_sequences(self) -> int:
         """Number of sequences."""
         return self.length.size
 
-    def select(self, keep: NDArray[np.bool_]) -> SequenceSums:
-        """Keep the sequences where `keep` is true."""
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> SequenceSums:
+        """Keep the sequences where `keep` is true, or those of which it has the numbers."""
         return SequenceSums(
             length=self.length[keep],
             step=self.step[keep],
@@ -68,9 +75,16 @@ class SequenceSums:
             columns={name: column[keep] for name, column in self.columns.items()},
         )
 
+    def by_step(self) -> Iterator[tuple[int, SequenceSums]]:
+        """Yield each training step with its sequences."""
+        order = np.argsort(self.step, kind="stable")
+        steps, starts = np.unique(self.step[order], return_index=True)
+        for step, rows in zip(steps, np.split(order, starts[1:]), strict=True):
+            yield int(step), self.select(rows)
+
     def token_mean(self, name: str) -> float:
         """Mean over all tokens of what a column sums."""
-        return float(self[name].sum() / self.length.sum())
+        return float(self[name].sum()) / self.n_tokens
 
     def sequence_mean(self, name: str) -> Floats:
         """Mean over the tokens of each sequence; 0 without a token, as ``0 / 1e-8`` is."""
@@ -116,17 +130,16 @@ def sum_sequences(
     """
     wanted = {name: COLUMNS[name] for name in columns} | dict(extra or {})
     keep_freed_memory()
-    parts = []
+    parts: list[SequenceSums] = []
     n_tokens = 0
     for batch in batches:
         check_numbers(batch)
         n_tokens += batch.n_tokens
         compiled = uses_numba(kernel, worth=n_tokens >= COMPILED_FROM)
-        parts += [
-            _sum_batch(part.counted().in_float64(), wanted, weights, compiled=compiled)
-            for part in batch.slices(_COUNTED)
-        ]
-    if not sum(int(part.length.sum()) for part in parts):
+        work = functools.partial(_sum_batch, columns=wanted, weights=weights, compiled=compiled)
+        share = on_all_cores if compiled and batch.n_tokens > 2 * _SLICE else map
+        parts += share(work, batch.slices(_SLICE))
+    if not any(part.n_tokens for part in parts):
         raise InputError("found no token that counts, expected at least one", field="paths")
     return SequenceSums(
         length=np.concatenate([part.length for part in parts]),
@@ -138,8 +151,9 @@ def sum_sequences(
 
 
 def _sum_batch(
-    batch: TraceBatch, columns: Mapping[str, Column], weights: Weights, *, compiled: bool
+    batch: TraceBatch, columns: Mapping[str, Column], weights: Weights, compiled: bool
 ) -> SequenceSums:
+    batch = batch.counted()
     n = batch.n_sequences
     found = _sum_compiled(batch, columns, weights) if compiled else {}
     found |= _sum_blocks(
@@ -157,12 +171,15 @@ def _sum_batch(
 def _sum_compiled(
     batch: TraceBatch, columns: Mapping[str, Column], weights: Weights
 ) -> dict[str, Floats]:
-    from trbounds.metrics.numba_terms import TERMS, sum_columns
+    from trbounds.metrics.numba_terms import COMPILED, sum_columns
 
-    chosen = {name: column for name, column in columns.items() if column.term in TERMS}
-    rollout, train = batch.rollout_logprobs, batch.train_logprobs
-    rows = sum_columns(rollout, train, batch.offsets, list(chosen.values()), weights)
-    return dict(zip(chosen, rows, strict=True))
+    chosen = {
+        name: column
+        for name, column in columns.items()
+        if (column.term, column.reduction) in COMPILED
+    }
+    rows = sum_columns(batch, list(chosen.values()), weights)
+    return dict(zip(chosen, rows.T, strict=True))
 
 
 def _sum_blocks(
@@ -176,8 +193,8 @@ def _sum_blocks(
         for start, stop in batch.cuts(_BLOCK_TOKENS):
             first, last = batch.offsets[start], batch.offsets[stop]
             block = Block(
-                batch.rollout_logprobs[first:last],
-                batch.train_logprobs[first:last],
+                batch.rollout_logprobs[first:last].astype(np.float64, copy=False),
+                batch.train_logprobs[first:last].astype(np.float64, copy=False),
                 batch.offsets[start : stop + 1] - first,
                 weights,
             )

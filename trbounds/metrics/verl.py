@@ -112,21 +112,24 @@ def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float
     difference = rollout - train
     sequence = np.clip(sums["log_ratio"], -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     with np.errstate(over="ignore"):
-        training_ppl, ppl_ratio = np.exp(-train).mean(), np.exp(difference).mean()
+        by_sequence = {
+            "training_ppl": np.exp(-train),
+            "training_log_ppl": -train,
+            "rollout_ppl": np.exp(-rollout),
+            "rollout_log_ppl": -rollout,
+            "log_ppl_diff": difference,
+            "log_ppl_abs_diff": np.abs(difference),
+            "ppl_ratio": np.exp(difference),
+            "chi2_seq": np.expm1(2 * sequence),
+        }
+    means = np.mean(list(by_sequence.values()), axis=1)
     found = {
-        "training_ppl": training_ppl,
-        "training_log_ppl": (-train).mean(),
-        "kl": -sums.token_mean("log_ratio"),
-        "k3_kl": sums.token_mean("k3"),
-        "rollout_ppl": np.exp(-rollout).mean(),
-        "rollout_log_ppl": (-rollout).mean(),
-        "log_ppl_diff": difference.mean(),
-        "log_ppl_abs_diff": np.abs(difference).mean(),
+        **dict(zip(by_sequence, means, strict=True)),
         "log_ppl_diff_max": difference.max(),
         "log_ppl_diff_min": difference.min(),
-        "ppl_ratio": ppl_ratio,
+        "kl": -sums.token_mean("log_ratio"),
+        "k3_kl": sums.token_mean("k3"),
         "chi2_token": sums.token_mean("clamped_chi2"),
-        "chi2_seq": np.expm1(2 * sequence).mean(),
     }
     if level != "none":
         found |= _of_weights(sums, weights, level)
@@ -163,7 +166,7 @@ def _of_tokens(sums: SequenceSums) -> dict[str, float]:
 
 
 def _of_sequences(sums: SequenceSums, weights: Weights) -> dict[str, float]:
-    tokens = sums.length / sums.length.sum()
+    tokens = sums.length / sums.n_tokens
     log_ratio = sums["log_ratio"]
     raw = _sequence_weight(log_ratio)
     applied = weights.applied(raw)

@@ -119,12 +119,12 @@ def ratio_pass(  # type: ignore[no-untyped-def]
             a, b = rollout[first:last], train[first:last]
             xs, es, ks = x[:m], ratio[:m], k3[:m]
             set_log_ratio(b, a, xs)
-            set_ratio(xs, es, ks)
+            small, high = range_of_sizes(xs)
+            set_ratio(xs, high, es, ks)
             step, size = sums_of_ratio(xs, es, ks, a, s, sums)
             if log_weight + size > cap:
                 cut |= largest_prefix(xs, log_weight) > cap
             log_weight += step
-            small, high = range_of_sizes(xs)
             top, low, least = max(top, high), min(low, small), min(least, range_of_sizes(ks)[0])
             add(es, tiles[0, t : t + m])
             add_abs(es, tiles[1, t : t + m])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from trbounds.numba_exponential import COMMON, EXACT, reduce_exponent
+from trbounds.numba_exponential import COMMON, EXACT, UNREDUCED, exp_residual, reduce_exponent
 
 SUM: dict[str, Any] = {**COMMON, "fastmath": {"contract", "reassoc", "nsz", "nnan"}}
 
@@ -33,14 +33,30 @@ def set_log_ratio(train, rollout, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**EXACT)
-def set_ratio(x, ratio, k3):  # type: ignore[no-untyped-def]
-    """Set ``rho - 1`` and ``rho - 1 - log rho``, without cancellation; infinite beyond e^700."""
-    for i in range(x.size):
-        r, q, scale, k = reduce_exponent(max(x[i], -700.0))
-        excess = scale * (r + q) + (scale - 1.0)
-        excess = np.inf if x[i] > 700.0 else excess
-        ratio[i] = excess
-        k3[i] = q if k == 0.0 else excess - x[i]
+def ratio_of(x):  # type: ignore[no-untyped-def]
+    """Return ``rho - 1`` and ``rho - 1 - log rho``, without cancellation; infinite beyond e^700."""
+    r, q, scale, k = reduce_exponent(max(x, -700.0))
+    excess = scale * (r + q) + (scale - 1.0)
+    excess = np.inf if x > 700.0 else excess
+    return excess, q if k == 0.0 else excess - x
+
+
+@njit(**EXACT)
+def ratio_of_small(x):  # type: ignore[no-untyped-def]
+    """As `ratio_of` and as exact, of ``|x| <= UNREDUCED``, in half the time."""
+    q = exp_residual(x)
+    return x + q, q
+
+
+@njit(**EXACT)
+def set_ratio(x, size, ratio, k3):  # type: ignore[no-untyped-def]
+    """Set ``rho - 1`` and ``rho - 1 - log rho``; ``size`` is the largest of ``|x|``."""
+    if size <= UNREDUCED:
+        for i in range(x.size):
+            ratio[i], k3[i] = ratio_of_small(x[i])
+    else:
+        for i in range(x.size):
+            ratio[i], k3[i] = ratio_of(x[i])
 
 
 @njit(**EXACT)
@@ -62,6 +78,20 @@ def magnitude(value):  # type: ignore[no-untyped-def]
 def from_bits(bits):  # type: ignore[no-untyped-def]
     """Return the float64 with these bits."""
     return np.int64(bits).view(np.float64)
+
+
+@njit(**EXACT)
+def ordered_bits(value):  # type: ignore[no-untyped-def]
+    """Return whole numbers in the order of the values, which may be of either sign."""
+    bits = np.float64(value).view(np.int64)
+    # Turned round where the value is negative.
+    return bits ^ ((bits >> 63) & _WITHOUT_SIGN)
+
+
+@njit(**EXACT)
+def from_ordered_bits(bits):  # type: ignore[no-untyped-def]
+    """Return the float64 of which these are the :func:`ordered_bits`."""
+    return from_bits(bits ^ ((bits >> 63) & _WITHOUT_SIGN))
 
 
 @njit(**SUM)
@@ -180,10 +210,8 @@ def largest(values):  # type: ignore[no-untyped-def]
     """Return the largest value, of either sign."""
     top = ~_WITHOUT_SIGN
     for i in range(values.size):
-        bits = np.float64(values[i]).view(np.int64)
-        # With the bits of negative values turned round, whole numbers are in the same order.
-        top = max(top, bits ^ ((bits >> 63) & _WITHOUT_SIGN))
-    return from_bits(top ^ ((top >> 63) & _WITHOUT_SIGN))
+        top = max(top, ordered_bits(values[i]))
+    return from_ordered_bits(top)
 
 
 @njit(**EXACT)

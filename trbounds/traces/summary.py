@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trbounds.compiling import Kernel, usable_cores, uses_numba
+from trbounds.compiling import Kernel, on_all_cores, usable_cores, uses_numba
 from trbounds.errors import InputError
 from trbounds.traces.batch import TraceBatch
 from trbounds.traces.compiled import COMPILED_FROM, BlockParts
@@ -161,9 +160,8 @@ class TraceSummary:
             out._add_block(block, compiled=True)
             return out
 
-        with ThreadPoolExecutor(cores) as pool:
-            for part in pool.map(summarise, batch.slices(share)):
-                self.absorb(part)
+        for part in on_all_cores(summarise, batch.slices(share)):
+            self.absorb(part)
 
     def _add_block(self, block: TraceBatch, *, compiled: bool) -> None:
         block = block.in_float64()
