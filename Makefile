@@ -31,8 +31,7 @@ bench-gpu: $(INSTALLED) ## As bench, on a CUDA device; needs the extra 'cuda'
 docs: $(INSTALLED) ## Write the tables of docs/theory.md, and docs/derivations.md
 	$(BIN)/python docs/generate.py
 
-# Without the extra 'remote', which brings three clouds; its tests need fsspec alone.
-EXTRAS := traces certified fast logits dask
+EXTRAS := traces certified fast logits dask remote
 
 lock: ## Renew requirements.lock (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \

@@ -9,6 +9,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from fsspec.registry import _registry
 
 from trbounds.errors import InputError, MissingDependency
 from trbounds.traces import TraceSummary, example_path, expand_paths, open_trace, summarize
@@ -167,6 +168,8 @@ def test_summaries_are_not_written_to_remote_paths(bucket, tmp_path, capsys):
 )
 def test_a_missing_package_is_named(monkeypatch, protocol, package):
     monkeypatch.setitem(sys.modules, package, None)
+    # What was imported before, by another test, is kept here.
+    monkeypatch.delitem(_registry, protocol, raising=False)
     for read in (TraceSummary.load, summarize):
         with pytest.raises(MissingDependency, match=r"trbounds\[remote\]") as caught:
             read(f"{protocol}://bucket/run.tbs")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from trbounds.errors import InputError, MissingDependency
-from trbounds.traces.remote import is_remote, open_remote
+from trbounds.traces.remote import RemoteFile, is_remote, open_remote
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -68,6 +68,7 @@ class Source:
         self.groups = groups
         self.lines = lines
         self._taken = b""
+        self._remote: RemoteFile | None = None
 
     @property
     def name(self) -> str:
@@ -114,7 +115,9 @@ class Source:
     def open_raw(self) -> BinaryIO:
         """Open for reading as it is stored, seekable; not for standard input."""
         if is_remote(self.path):
-            return open_remote(self.path)
+            # What is opened later begins with the blocks that were fetched already.
+            self._remote = self._remote or open_remote(self.path)
+            return cast(BinaryIO, self._remote.again())
         with self._reading():
             return Path(self.path).open("rb")
 
@@ -188,11 +191,6 @@ class Source:
             raise InputError("no such file", file=self.name) from None
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"cannot be read: {error}", file=self.name) from None
-        except Exception as error:
-            if isinstance(error, InputError) or not is_remote(self.path):
-                raise
-            problem = f"cannot be read: {type(error).__name__}: {error}"
-            raise InputError(problem, file=self.name) from error
 
 
 class _Prefixed:

@@ -12,7 +12,6 @@ import os
 import re
 import zipfile
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import astuple
 from typing import Any
 
@@ -26,7 +25,7 @@ from trbounds.traces.omissions import Partial, Skipped
 from trbounds.traces.pair_moments import PairMoments
 from trbounds.traces.partition import Part
 from trbounds.traces.position_sums import PositionSums
-from trbounds.traces.remote import is_remote, open_remote, remote_errors
+from trbounds.traces.remote import is_remote, open_remote
 from trbounds.traces.sequence_table import COLUMNS, SequenceTable
 from trbounds.traces.stopping import BUDGETS, StoppedSums
 from trbounds.traces.summary import TraceSummary
@@ -86,12 +85,6 @@ def load(path: str | os.PathLike[str]) -> TraceSummary:
         If a remote path needs a package that is absent.
     """
     file = os.fspath(path)
-    # A storage has errors of its own, of any type.
-    with remote_errors(file) if is_remote(file) else nullcontext():
-        return _load(file)
-
-
-def _load(file: str) -> TraceSummary:
     try:
         with (
             open_remote(file) if is_remote(file) else open(file, "rb") as stream,

@@ -165,6 +165,8 @@ def _decode(
                 yield group, batch
         except DamagedError as error:
             yield group, error
+        except InputError:  # of a storage: no fault of this row group
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             yield group, _name_column(file, group, rows, columns, error)
 
@@ -178,6 +180,8 @@ def _name_column(
         try:
             for _ in file.iter_batches(rows, [group], [name], use_threads=False):
                 pass
+        except InputError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as alone:
             return DamagedError(f"column {name}: {_first_line(alone)}")
     return DamagedError(_first_line(error))
