@@ -102,7 +102,7 @@ def sum_tokens(batch: TraceBatch) -> None:
     for block in batch.slices(65_536):
         terms = TokenTerms.of(block)
         SequenceTable.of(terms)
-        PositionSums.of(terms)
+        PositionSums().add(terms)
 
 
 def in_memory(batch: TraceBatch, repeat: int) -> None:

@@ -418,7 +418,8 @@ def test_pair_moments_of_little():
     batch = TraceBatch(
         offsets=offsets, rollout_logprobs=-np.arange(1.0, 4), train_logprobs=-np.arange(2.0, 5)
     )
-    moments = PairMoments.of(TokenTerms.of(batch), batch)
+    moments = PairMoments()
+    moments.add(TokenTerms.of(batch), batch)
     assert moments.correlation(0) == pytest.approx(1.0)
     assert np.isnan(moments.correlation(1))
     assert moments.masked("hole")[0] == 0

@@ -53,7 +53,8 @@ class Extremes(dict[str, Extreme]):
             return out
         for name, values in _candidates(terms):
             token = int(np.argmin(values) if is_minimum(name) else np.argmax(values))
-            out.note(name, float(values[token]), terms.batch.place(token))
+            value = float(values[token])
+            out.note(name, value if name != "k2_min" else 0.5 * value**2, terms.batch.place(token))
         return out
 
     def note(self, name: str, value: float, place: tuple[str, int, int]) -> None:
@@ -89,7 +90,7 @@ def _key(name: str, extreme: Extreme) -> tuple[float, str, int, int]:
 def _candidates(terms: TokenTerms) -> Iterator[tuple[str, Floats]]:
     batch = terms.batch
     yield "abs_log_ratio_max", terms.abs_log_ratio
-    yield "k2_min", 0.5 * terms.abs_log_ratio * terms.abs_log_ratio
+    yield "k2_min", terms.abs_log_ratio  # where k2 is smallest, too
     yield "k3_min", terms.k3
     for name in ("kl", "tv", "chi2", "entropy"):
         values = getattr(batch, name)

@@ -16,7 +16,7 @@ _SIZE = (_HIGHEST - _LOWEST) * _PER_OCTAVE
 BIN_OFFSET = (1023 + _LOWEST) << _BITS
 BIN_SHIFT = 52 - _BITS
 """The bin of a float64 is its bits shifted by ``BIN_SHIFT``, less ``BIN_OFFSET``."""
-_WITHOUT_SIGN = (1 << (63 - BIN_SHIFT)) - 1
+_SIGN = 1 << (63 - BIN_SHIFT)
 
 
 class Histogram:
@@ -38,12 +38,11 @@ class Histogram:
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> Histogram:
         """Count the values of an array."""
-        bins = values.view(np.int64) >> BIN_SHIFT
-        bins &= _WITHOUT_SIGN  # -0.0 has one
-        every = np.bincount(bins, minlength=BIN_OFFSET + _SIZE)
+        bins = values.view(np.uint64) >> np.uint64(BIN_SHIFT)
+        every = np.bincount(bins.view(np.int64), minlength=BIN_OFFSET + _SIZE)
         counts = every[BIN_OFFSET : BIN_OFFSET + _SIZE].copy()
-        counts[0] += every[:BIN_OFFSET].sum()
-        counts[-1] += every[BIN_OFFSET + _SIZE :].sum()
+        counts[0] += every[:BIN_OFFSET].sum() + every[_SIGN:].sum()  # -0.0 has a sign
+        counts[-1] += every[BIN_OFFSET + _SIZE : _SIGN].sum()
         return cls(counts)
 
     @property

@@ -36,9 +36,8 @@ class PairMoments:
         self._masked = CompensatedSum.zeros(2 * len(_MASKED))
         self._smallest: Floats = np.full(len(_MASKED), np.inf)
 
-    @classmethod
-    def of(cls, terms: TokenTerms, block: TraceBatch) -> PairMoments:
-        """Sum a block.
+    def add(self, terms: TokenTerms, block: TraceBatch) -> None:
+        """Add a block in place.
 
         Parameters
         ----------
@@ -47,7 +46,6 @@ class PairMoments:
         block : TraceBatch
             The block they were taken from.
         """
-        out = cls()
         batch = terms.batch
         x, y, ratio = batch.rollout_logprobs, batch.train_logprobs, terms.log_ratio
         filled = batch.offsets[1:] > batch.offsets[:-1]
@@ -57,11 +55,15 @@ class PairMoments:
         def dot(a: Floats, b: Floats) -> float:
             return float(np.einsum("i,i->", a, b))
 
-        sums = np.array([x.sum(), y.sum(), dot(x, x), dot(y, y)])
-        for index, lag in enumerate(LAGS):
+        xx, yy, dd = dot(x, x), dot(y, y), dot(ratio, ratio)
+        offset = np.array([terms.log_weight.sum(), dd])
+        x_sum = terms.rollout_sum.sum()
+        sums = np.array([x_sum, x_sum + offset[0], xx, yy])
+        found = []
+        for lag in LAGS:
             # At lag 1 the last x and the first y of a sequence have no partner, and products
             # across the end of a sequence do not count; at lag -1 the other way round.
-            count, total, across = x.size, sums, dot(x, y)
+            count, total, across = x.size, sums, 0.5 * (xx + yy - dd)
             if lag:
                 a, b = (last, first) if lag > 0 else (first, last)
                 count = x.size - first.size
@@ -72,12 +74,11 @@ class PairMoments:
                     across = dot(x[:-1], y[1:]) - (x[ends] * y[starts]).sum()
                 else:
                     across = dot(x[1:], y[:-1]) - (x[starts] * y[ends]).sum()
-            at = index * len(_SUMS)
-            out._pairs.high[at : at + len(_SUMS)] = count, *total, across
-        out._offset.high[:] = ratio.sum(), dot(ratio, ratio)
+            found += [count, *total, across]
+        self._pairs.add(np.array(found))
+        self._offset.add(offset)
         if block.mask is not None:
-            out.add_masked(block, block.mask)
-        return out
+            self.add_masked(block, block.mask)
 
     @property
     def sums(self) -> tuple[Floats, Floats]:

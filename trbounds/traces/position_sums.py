@@ -18,6 +18,9 @@ _SQUARED = ("tv", "kl", "chi2", "square", "k3")
 _SQUARE_OF = {"abs_ratio": "square", "ratio": "square"}
 _MAXIMA = ("tv", "kl", "chi2", "abs_log_ratio")
 
+_LOOSE = 128
+"""Sequences whose values at a position are added without compensation."""
+
 _LONG = 256
 """Mean length from which the sums are taken sequence by sequence."""
 
@@ -37,6 +40,9 @@ class PositionSums:
         self._sums = {name: CompensatedSum.zeros() for name in _MEANS}
         self._squares = {name: CompensatedSum.zeros() for name in _SQUARED}
         self._maxima: dict[str, Floats] = {name: np.zeros(0) for name in _MAXIMA}
+        # Added to without compensation so far, by kind and name; and for how many sequences.
+        self._loose_sums: dict[tuple[str, str], Floats] = {}
+        self._n_loose = 0
 
     @property
     def T(self) -> int:
@@ -61,6 +67,7 @@ class PositionSums:
             If the quantity is unknown or there is no sequence.
         """
         self._check(name, _MEANS)
+        self._settle()
         self._sums[name].grow(self.T)
         return self._sums[name].value / self.n_sequences
 
@@ -91,34 +98,35 @@ class PositionSums:
         self._check(name, _MAXIMA)
         return self.maxima(name).copy()
 
-    @classmethod
-    def of(cls, terms: TokenTerms) -> PositionSums:
-        """Sum a block."""
-        out = cls()
+    def add(self, terms: TokenTerms) -> None:
+        """Add a block in place."""
         batch = terms.batch
-        out.n_sequences = batch.n_sequences
+        self.count(batch.lengths)
         if batch.n_tokens == 0:
-            return out
+            return
         columns = {"ratio": terms.ratio, "abs_ratio": terms.abs_ratio, "square": terms.square}
         columns["k3"] = terms.k3
         for name in ("tv", "kl", "chi2"):
             values = getattr(batch, name)
             if values is not None:
                 columns[name] = values
-        targets = [(out._sums, name) for name in columns]
-        rows = list(columns.values())
-        for name in _SQUARED:
-            if name in columns:
-                targets.append((out._squares, name))
-                rows.append(columns[name] * columns[name])
-        maxima = {name: columns[name] for name in _MAXIMA if name in columns}
-        maxima["abs_log_ratio"] = terms.abs_log_ratio
-        reduce = _by_sequence if batch.n_tokens >= _LONG * batch.n_sequences else _by_position
-        totals, tops, out.alive = reduce(rows, list(maxima.values()), batch.offsets)
-        for (sums, name), total in zip(targets, totals, strict=True):
-            sums[name] = CompensatedSum(total)
-        out._maxima.update(zip(maxima, tops, strict=True))
-        return out
+        into: _Into = [(np.add, self._loose("sums", name), columns[name]) for name in columns]
+        into += [
+            (np.add, self._loose("squares", name), columns[name] * columns[name])
+            for name in _SQUARED
+            if name in columns
+        ]
+        columns["abs_log_ratio"] = terms.abs_log_ratio
+        into += [
+            (np.maximum, self.maxima(name), columns[name]) for name in _MAXIMA if name in columns
+        ]
+        if batch.n_tokens >= _LONG * batch.n_sequences:
+            _by_sequence(into, batch.offsets)
+        else:
+            _by_position(into, batch.offsets)
+        self._n_loose += batch.n_sequences
+        if self._n_loose >= _LOOSE:
+            self._settle()
 
     def count(self, lengths: NDArray[np.int64]) -> None:
         """Count sequences of these lengths, whose values are added by the caller."""
@@ -126,10 +134,12 @@ class PositionSums:
 
     def sums(self, name: str) -> tuple[Floats, Floats]:
         """Return the sums of a quantity and their rounding errors, to add to in place."""
+        self._settle()
         return self._sums[name].pair(self.T)
 
     def squares(self, name: str) -> tuple[Floats, Floats]:
         """Return the sums of squares of a quantity, as :meth:`sums`."""
+        self._settle()
         return self._squares[name].pair(self.T)
 
     def maxima(self, name: str) -> Floats:
@@ -139,6 +149,8 @@ class PositionSums:
 
     def absorb(self, other: PositionSums) -> None:
         """Add another in place."""
+        self._settle()
+        other._settle()
         self._count(other.n_sequences, other.alive)
         for name in _MEANS:
             self._sums[name].absorb(other._sums[name])
@@ -151,6 +163,7 @@ class PositionSums:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything as named arrays."""
+        self._settle()
         self._grow()
         out: dict[str, NDArray[Any]] = {
             "n_sequences": np.array([self.n_sequences]),
@@ -182,6 +195,19 @@ class PositionSums:
         self.alive = np.asarray(grow(self.alive, alive.size), dtype=np.int64)
         self.alive[: alive.size] += alive
 
+    def _loose(self, kind: str, name: str) -> Floats:
+        """Return sums to add to without compensation."""
+        found = grow(self._loose_sums.get((kind, name), np.zeros(0)), self.T)
+        self._loose_sums[kind, name] = np.asarray(found, dtype=np.float64)
+        return self._loose_sums[kind, name]
+
+    def _settle(self) -> None:
+        """Add the loose sums, which costs as much as ten additions without compensation."""
+        for (kind, name), values in self._loose_sums.items():
+            (self._sums if kind == "sums" else self._squares)[name].add(values)
+        self._loose_sums = {}
+        self._n_loose = 0
+
     def _grow(self) -> None:
         for total in (*self._sums.values(), *self._squares.values()):
             total.grow(self.T)
@@ -200,36 +226,31 @@ def count_alive(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return lengths.size - np.cumsum(np.bincount(lengths, minlength=1))[:-1]
 
 
-def _by_sequence(
-    rows: list[Floats], maxima: list[Floats], offsets: NDArray[np.int64]
-) -> tuple[list[Floats], list[Floats], NDArray[np.int64]]:
-    """Add sequence after sequence: a few calls for each, which long ones are worth."""
-    alive = count_alive(np.diff(offsets))
-    cuts = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+_Into = list[tuple[np.ufunc, Floats, Floats]]
+"""How values are added to what is there by position: ufunc, what is there, values."""
 
-    def over(ufunc: np.ufunc, values: Floats) -> Floats:
-        total = np.zeros(alive.size)
+
+def _by_sequence(into: _Into, offsets: NDArray[np.int64]) -> None:
+    """Add sequence after sequence: a few calls for each, which long ones are worth."""
+    cuts = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+    for ufunc, total, values in into:
         for start, stop in cuts:
             part = total[: stop - start]
             ufunc(part, values[start:stop], out=part)
-        return total
-
-    return [over(np.add, row) for row in rows], [over(np.maximum, row) for row in maxima], alive
 
 
-def _by_position(
-    rows: list[Floats], maxima: list[Floats], offsets: NDArray[np.int64]
-) -> tuple[list[Floats], list[Floats], NDArray[np.int64]]:
+def _by_position(into: _Into, offsets: NDArray[np.int64]) -> None:
     """Bring the tokens of a position together: the same number of calls for any sequences."""
-    order, starts, alive = _position_major(offsets)
-    totals = [np.add.reduceat(values.take(order), starts) for values in rows]
-    return totals, [np.maximum.reduceat(values.take(order), starts) for values in maxima], alive
+    order, starts = _position_major(offsets)
+    for ufunc, total, values in into:
+        part = total[: starts.size]
+        ufunc(part, ufunc.reduceat(values.take(order), starts), out=part)
 
 
 def _position_major(
     offsets: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Order tokens by position; say where each position starts and how many tokens it has.
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Order tokens by position; say where each position starts.
 
     Sequences are ranked by length, longest first, so that those alive at a position are the
     first ranks and a token's place is known without sorting tokens.
@@ -245,4 +266,4 @@ def _position_major(
     place += np.repeat(rank, lengths)
     order = np.empty(n_tokens, dtype=np.int64)
     order[place] = tokens
-    return order, starts, alive
+    return order, starts

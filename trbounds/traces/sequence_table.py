@@ -91,12 +91,12 @@ class SequenceTable:
         """Make the rows of a block; ``file`` is 0."""
         batch = terms.batch
         columns = {
-            "log_weight": terms.sum_by_sequence(terms.log_ratio),
+            "log_weight": terms.log_weight,
             "ratio_sum": terms.sum_by_sequence(terms.ratio),
             "abs_ratio_sum": terms.sum_by_sequence(terms.abs_ratio),
             "square_sum": terms.sum_by_sequence(terms.square),
             "k3_sum": terms.sum_by_sequence(terms.k3),
-            "rollout_logprob_sum": terms.sum_by_sequence(batch.rollout_logprobs),
+            "rollout_logprob_sum": terms.rollout_sum,
             "k2_max": 0.5 * terms.max_by_sequence(terms.abs_log_ratio) ** 2,
         }
         for name in ("kl", "tv", "chi2", "entropy"):

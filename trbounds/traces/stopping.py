@@ -60,15 +60,13 @@ class StoppedSums:
         """The sums of weight, its square, tail and its square, to add to in place."""
         return tuple(total.pair() for total in self._sums.values())
 
-    @classmethod
-    def of(cls, terms: TokenTerms) -> StoppedSums:
-        """Sum a block; nothing is added where chi2 is not logged."""
-        out = cls()
+    def add(self, terms: TokenTerms) -> None:
+        """Add a block in place; nothing where chi2 is not logged."""
         chi2, offsets = terms.batch.chi2, terms.batch.offsets
         log_weight = terms.log_weight_before
         if chi2 is None or log_weight is None:
-            return out
-        out.n_sequences = terms.batch.n_sequences
+            return
+        self.n_sequences += terms.batch.n_sequences
         spent = prefix_sum(chi2, offsets)
         before = shift_prefix_sum(spent, offsets)
         exceeded = np.searchsorted(BUDGETS, spent, side="left")
@@ -85,7 +83,7 @@ class StoppedSums:
         owners = np.searchsorted(offsets, tokens, side="right") - 1
         totals = terms.sum_by_sequence(chi2)
         tail = np.repeat(np.maximum(totals[owners] - before[tokens], 0.0), repeats)
-        out.crossed = np.bincount(budget, minlength=BUDGETS.size)
+        self.crossed = self.crossed + np.bincount(budget, minlength=BUDGETS.size)
         for name, values in (
             ("weight", weight),
             ("weight_square", weight * weight),
@@ -93,8 +91,7 @@ class StoppedSums:
             ("tail_square", tail * tail),
         ):
             total = np.bincount(budget, weights=values, minlength=BUDGETS.size)
-            out._sums[name].add(np.asarray(total, dtype=np.float64))
-        return out
+            self._sums[name].add(np.asarray(total, dtype=np.float64))
 
     def absorb(self, other: StoppedSums) -> None:
         """Add another in place."""

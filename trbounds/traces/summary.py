@@ -340,10 +340,10 @@ def _add_with_numpy(
     parts: BlockParts, batch: TraceBatch, block: TraceBatch
 ) -> tuple[SequenceTable, TokenCounts]:
     terms = TokenTerms.of(batch)
-    parts.positions.absorb(PositionSums.of(terms))
-    parts.stopped.absorb(StoppedSums.of(terms))
+    parts.positions.add(terms)
+    parts.stopped.add(terms)
     parts.extremes.absorb(Extremes.of(terms))
     for name, histogram in token_histograms(terms).items():
         parts.histograms.setdefault(name, Histogram()).absorb(histogram)
-    parts.pairs.absorb(PairMoments.of(terms, block))
+    parts.pairs.add(terms, block)
     return SequenceTable.of(terms), TokenCounts.of(terms)

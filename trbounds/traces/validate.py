@@ -81,7 +81,7 @@ class ReadOptions:
     reward_range: tuple[float, float] = (0.0, 1.0)
     on_error: str = "fail"
     on_skip: Callable[[InputError], None] = field(default=_forget)
-    batch_tokens: int = 81_920
+    batch_tokens: int = 131_072
     max_length: int = 131_072
 
     def __post_init__(self) -> None:
