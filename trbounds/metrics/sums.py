@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 # Few enough that what is computed of a block stays in the second-level cache.
 _BLOCK_TOKENS = 65_536
-_SLICE = 1 << 20
+_SLICE = 1 << 18
 """Tokens taken at a time: unmasked, or by a thread."""
 
 
@@ -65,7 +65,7 @@ class SequenceSums:
         """Number of sequences."""
         return self.length.size
 
-    def select(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> SequenceSums:
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> SequenceSums:
         """Keep the sequences where `keep` is true, or those of which it has the numbers."""
         return SequenceSums(
             length=self.length[keep],
@@ -78,9 +78,11 @@ class SequenceSums:
     def by_step(self) -> Iterator[tuple[int, SequenceSums]]:
         """Yield each training step with its sequences."""
         order = np.argsort(self.step, kind="stable")
-        steps, starts = np.unique(self.step[order], return_index=True)
-        for step, rows in zip(steps, np.split(order, starts[1:]), strict=True):
-            yield int(step), self.select(rows)
+        ordered = self.select(order)
+        steps, starts = np.unique(ordered.step, return_index=True)
+        stops = [*starts[1:].tolist(), order.size]
+        for step, start, stop in zip(steps.tolist(), starts.tolist(), stops, strict=True):
+            yield step, ordered.select(slice(start, stop))
 
     def token_mean(self, name: str) -> float:
         """Mean over all tokens of what a column sums."""

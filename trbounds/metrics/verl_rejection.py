@@ -212,10 +212,15 @@ def metrics(sums: SequenceSums, rejections: tuple[Rejection, ...]) -> dict[str, 
         By the name on the dashboard. Formulas: see the module.
     """
     found: dict[str, float] = {}
+    filled = sums.length > 0
+    full = sums if filled.all() else sums.select(filled)
     for rejection in rejections:
-        each = _of_sequences(sums, rejection)
-        part = _token_rule(sums, rejection) if rejection.of_tokens else _rule(sums, rejection, each)
-        part |= _by_sequence(each[sums.length > 0], rejection)
+        each = _of_sequences(full, rejection)
+        part = _by_sequence(each, rejection)
+        if rejection.of_tokens:
+            part |= _token_rule(full, rejection)
+        else:
+            part |= _rule(full, rejection, each, part)
         found |= {f"{rejection.option}_{name}": value for name, value in part.items()}
     kept = kept_tokens(sums, rejections)
     found["masked_fraction"] = 1.0 - kept.sum() / sums.n_tokens
@@ -254,20 +259,21 @@ def _of_sequences(sums: SequenceSums, rejection: Rejection) -> Floats:
     return sums.sequence_mean(name)
 
 
-def _rule(sums: SequenceSums, rejection: Rejection, each: Floats) -> dict[str, float]:
-    filled = each[sums.length > 0]
+def _rule(
+    sums: SequenceSums, rejection: Rejection, each: Floats, by_sequence: dict[str, float]
+) -> dict[str, float]:
     share = sums.length / sums.n_tokens
     cut, masked = rejection.cut(each), ~rejection.keeps(each)
     spread = share @ (cut - share @ cut) ** 2
     return {
-        "mean": share @ each,
-        "max": filled.max(),
-        "min": filled.min(),
-        "fraction_high": _share_of(filled > rejection.high),
-        "fraction_low": _share_of(filled < rejection.low),
+        "mean": float(share @ each),
+        "max": by_sequence["seq_max"],
+        "min": by_sequence["seq_min"],
+        "fraction_high": by_sequence["seq_fraction_high"],
+        "fraction_low": by_sequence.get("seq_fraction_low", 0.0),
         "std": math.sqrt(spread),
-        "masked_fraction": share @ masked,
-        "seq_masked_fraction": _share_of(masked[sums.length > 0]),
+        "masked_fraction": float(share @ masked),
+        "seq_masked_fraction": _share_of(masked),
     }
 
 
@@ -284,7 +290,7 @@ def _token_rule(sums: SequenceSums, rejection: Rejection) -> dict[str, float]:
         "fraction_low": below.sum() / sums.n_tokens,
         "std": math.sqrt(max(square - mean**2, 0.0)),
         "masked_fraction": masked.sum() / sums.n_tokens,
-        "seq_masked_fraction": _share_of(masked[sums.length > 0] > 0),
+        "seq_masked_fraction": _share_of(masked > 0),
     }
 
 

@@ -149,7 +149,7 @@ def _read(source: Source, options: ReadOptions) -> Iterator[TraceBatch]:
 def _tokens_at_once(columns: list[str], options: ReadOptions) -> int:
     """Return fewer tokens where they have many values: three batches are in memory at a time."""
     values = sum(field_of(column) in TOKEN_FIELDS for column in columns)
-    return max(options.batch_tokens * 4 // max(values, 4), 1)
+    return max(options.batch_tokens * 2 // max(values, 2), 1)
 
 
 def _decode(
