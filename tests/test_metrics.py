@@ -569,8 +569,12 @@ def test_command(capsys):
     assert statistics.trust in shown
     assert document["estimates"]["error"]["value"] == statistics.estimates.error.value
     assert document["limits"]["tv"]["upper"] == statistics.limits["tv"].upper
+    quantiles = document["quantiles"]
+    assert list(quantiles) == ["abs_log_ratio", "k2", "k3", "kl", "tv", "chi2", "entropy"]
+    assert quantiles["k2"]["0.999"] == summarize(MOE).quantile("k2", 0.999)
     code, out, _ = run("metrics", MOE, "--as", "trbounds")
     assert code == 0
+    assert "k2 = (log rho)^2/2" in out
     text = " ".join(out.split())
     assert "the importance weights can be trusted" in text
     assert "; but the estimate of Q, and so the L2 bound, rests on about" in text

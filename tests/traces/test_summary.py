@@ -499,3 +499,42 @@ def test_fillers_are_no_holes_of_a_mask(rollout, holes):
     assert count == holes
     if holes:
         assert mean == smallest == pytest.approx(0.3)
+
+
+def test_quantiles_of_token_values():
+    batches = list(open_trace(FILES[1]))
+    x = np.concatenate([batch.log_ratio for batch in batches])
+    tokens = {"abs_log_ratio": np.abs(x), "k2": x * x / 2, "k3": np.expm1(x) - x}
+    for name in ("kl", "tv", "chi2", "entropy"):
+        tokens[name] = np.concatenate([getattr(batch, name) for batch in batches])
+    whole, parts = summarize(FILES[1]), TraceSummary()
+    for batch in batches:
+        for part in batch.slices(1000):
+            parts.absorb(TraceSummary.of(part))
+    for name, values in tokens.items():
+        for q in (0.0, 0.5, 0.9, 0.999, 1.0):
+            found = whole.quantile(name, q)
+            rel = 1 / 8 if name == "k2" else 1 / 16
+            exact = np.sort(values)[min(int(q * values.size), values.size - 1)]
+            assert found == pytest.approx(exact, rel=rel, abs=1e-17)
+            assert parts.quantile(name, q) == found
+        if name != "k3":
+            assert whole.quantile(name, 1.0) == pytest.approx(values.max(), rel=1e-15)
+
+
+def test_quantiles_are_of_what_every_token_has():
+    plain = TraceBatch(
+        offsets=np.array([0, 2]),
+        rollout_logprobs=np.array([-1.0, -2.0]),
+        train_logprobs=np.array([-1.5, -2.0]),
+    )
+    summary = TraceSummary.of(plain)
+    assert summary.quantile("k2", 1.0) == 0.125
+    more = TraceSummary.of(replace(plain, kl=np.array([0.1, 0.2]), file="other"))
+    assert more.quantile("kl", 1.0) == 0.2
+    summary.absorb(more)
+    for name in ("kl", "tv", "k4"):
+        with pytest.raises(InputError, match="expected a value that every token has"):
+            summary.quantile(name, 0.5)
+    with pytest.raises(InputError, match="holds no token"):
+        TraceSummary.of(plain.select(np.array([False]))).quantile("k3", 0.5)

@@ -17,6 +17,10 @@ from trbounds.traces.summary import TraceSummary
 
 __all__ = ["TraceStatistics", "trace_statistics"]
 
+_QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
+_ALWAYS = ("abs_log_ratio", "k2", "k3")
+_TOKEN_VALUES = (*_ALWAYS, "kl", "tv", "chi2", "entropy")
+
 
 @dataclass(frozen=True, repr=False)
 class TraceStatistics:
@@ -30,10 +34,14 @@ class TraceStatistics:
     limits : mapping of str to BoundedMean
         Limits without any assumption of normality, prompts taken as independent, where logged:
         ``reward``, ``tv`` (mean over sequences of the mean token TV) and ``finished``.
+    quantiles : mapping of str to mapping of float to float
+        Of the observed values of tokens, as :meth:`TraceSummary.quantile` takes them: ``|log
+        rho|``, k2, k3 and the divergences that are logged, at 0.5, 0.9, 0.99, 0.999 and 1.
     """
 
     estimates: ErrorEstimates
     limits: Mapping[str, BoundedMean]
+    quantiles: Mapping[str, Mapping[float, float]]
 
     @property
     def trust(self) -> str:
@@ -65,6 +73,10 @@ class TraceStatistics:
         return {
             "estimates": self.estimates.to_dict(),
             "limits": {name: mean.to_dict() for name, mean in self.limits.items()},
+            "quantiles": {
+                name: {str(q): value for q, value in found.items()}
+                for name, found in self.quantiles.items()
+            },
             "trust": self.trust,
         }
 
@@ -104,4 +116,9 @@ def trace_statistics(summary: TraceSummary, *, confidence: float = 0.95) -> Trac
         name: empirical_bernstein(values, low=low, high=high, confidence=confidence, groups=groups)
         for name, (values, low, high) in columns.items()
     }
-    return TraceStatistics(estimate_error(summary), limits)
+    quantiles = {
+        name: {q: summary.quantile(name, q) for q in _QUANTILES}
+        for name in _TOKEN_VALUES
+        if summary.n_tokens and (name in _ALWAYS or summary.has(name))
+    }
+    return TraceStatistics(estimate_error(summary), limits, quantiles)

@@ -248,6 +248,41 @@ class TraceSummary:
         """Series by training step."""
         return step_series(self.sequences)
 
+    def quantile(self, name: str, q: float) -> float:
+        """Quantile of a value over all tokens that count, to within 1/16 relative (k2: 1/8).
+
+        From exact counts, so that it does not depend on how summaries were merged; the bins are
+        those of DDSketch [1]_ with linear interpolation within an octave.
+
+        Parameters
+        ----------
+        name : str
+            ``abs_log_ratio``, ``k2``, ``k3``; where every sequence has it ``kl``, ``tv``, ``chi2``
+            or ``entropy``.
+        q : float
+            In [0, 1].
+
+        Raises
+        ------
+        InputError
+            If the value is unknown or not logged, `q` is outside of [0, 1], or there is no token.
+
+        References
+        ----------
+        .. [1] C. Masson, J. E. Rim and H. K. Lee, "DDSketch: a fast and fully-mergeable quantile
+           sketch with relative-error guarantees", PVLDB 12 (2019).
+        """
+        if not self.n_tokens:
+            raise InputError("the summary holds no token")
+        counted = "abs_log_ratio" if name == "k2" else name
+        histogram = self.histograms.get(counted)
+        if histogram is None or (counted in _OPTIONAL and not self.has(counted)):
+            raise InputError(f"found {name!r}, expected a value that every token has", field="name")
+        value = histogram.quantile(q)
+        if f"{counted}_max" in self.extremes:
+            value = min(value, self.extremes[f"{counted}_max"].value)
+        return 0.5 * value**2 if name == "k2" else value
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a ``.tbs`` file; see :func:`trbounds.traces.summary_file.save`."""
         # Here and below, because the file's form follows from the summary, and imports it.

@@ -199,6 +199,15 @@ def _show_own(summary: TraceSummary, *, as_json: bool) -> None:
         ],
         [found.trust, *pooling_note(summary)],
     )
+    if found.quantiles:
+        print_table(
+            "Tokens: observed quantiles, to within 1/16 (exact counts)",
+            ["value", *(f"{100 * q:g} %>" for q in found.quantiles["k2"])],
+            [
+                [_VALUES[name], *(number(value) for value in values.values())]
+                for name, values in found.quantiles.items()
+            ],
+        )
     if found.limits:
         print_table(
             "Limits at any sample size, 95 % each (empirical Bernstein, prompts independent)",
@@ -221,4 +230,14 @@ _OWN = {
     "residual_square": "Q = E (W - 1 - M)^2",
     "residual_square_path": "Q, by the logged chi2",
     "l2": "L2 bound sqrt(v Q)",
+}
+
+_VALUES = {
+    "abs_log_ratio": "|log rho|",
+    "k2": "k2 = (log rho)^2/2",
+    "k3": "k3 = rho - 1 - log rho",
+    "kl": "kl",
+    "tv": "tv",
+    "chi2": "chi2",
+    "entropy": "entropy",
 }
