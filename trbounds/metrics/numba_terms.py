@@ -226,7 +226,7 @@ def _pass(train, rollout, offsets, needed, limits, kinds, rows, out):  # type: i
                 kind, row = kinds[j], rows[j]
                 if kind == _DIRECT:
                     out[s, j] += direct[row]
-                elif kind == _LARGEST and row == _D:
+                elif kind == _LARGEST and row == _D:  # of its absolute value
                     out[s, j] = max(out[s, j], size)
                 elif kind == _LARGEST:
                     out[s, j] = max(out[s, j], _largest(tile, row, m, 1.0))
