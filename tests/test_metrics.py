@@ -424,6 +424,21 @@ def test_the_lowest_training_log_probability_gives_infinities_and_no_warning(fra
         assert math.isnan(found.standard_errors["rollout_corr/training_ppl"])
 
 
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_sums_beyond_float64_give_no_warning(framework, kernel):
+    # e^709.7 is a float64, twice that is not.
+    batch = TraceBatch(
+        offsets=np.array([0, 1, 3, 6]),
+        rollout_logprobs=np.full(6, -0.0),
+        train_logprobs=np.full(6, -709.7),
+    )
+    (found,) = framework_metrics([batch], framework, kernel=kernel)
+    assert not any(map(math.isnan, found.values.values()))
+    if framework == "verl":
+        assert found.values["rollout_corr/training_ppl"] == math.inf
+
+
 @pytest.mark.parametrize("d", [-8.0, -20.0, -30.0, -45.0, -300.0])
 def test_small_weights_have_all_their_digits(d):
     batch = TraceBatch(

@@ -194,8 +194,10 @@ def framework_metrics(
         return found | verl_rejection.metrics(part, rules) if rules else found
 
     def result(part: SequenceSums, step: int | None) -> FrameworkMetrics:
-        values = evaluate(part)
-        errors = _errors(part, evaluate, values) if standard_errors else {}
+        # What is beyond float64 is as infinite here as it is in float32 there.
+        with np.errstate(over="ignore"):
+            values = evaluate(part)
+            errors = _errors(part, evaluate, values) if standard_errors else {}
         return FrameworkMetrics(step, part.n_sequences, values, errors)
 
     if not by_step:
