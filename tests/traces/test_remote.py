@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+import threading
 from pathlib import Path
 
 import fsspec
@@ -14,6 +15,7 @@ from fsspec.registry import _registry
 from trbounds.errors import InputError, MissingDependency
 from trbounds.traces import TraceSummary, example_path, expand_paths, open_trace, summarize
 from trbounds.traces.partition import partition
+from trbounds.traces.remote import open_remote
 from trbounds_cli import main
 
 DATA = Path(__file__).parents[1] / "data"
@@ -202,3 +204,38 @@ def test_compressed_bombs(tmp_path, monkeypatch, kind, content):
             stream.write(LINE + content * (1 << 25))
     with pytest.raises(InputError, match="unfolds to more than 500 times"):
         list(open_trace(path))
+
+
+def test_the_size_of_a_remote_file_is_known(bucket, monkeypatch):
+    (part,) = partition("memory://runs/b/one.jsonl")
+    assert part.size == part.file_size == 3 * len(LINE)
+    seen = []
+    summarize("memory://runs/b/one.jsonl", on_progress=seen.append)
+    assert seen[-1].bytes_done == seen[-1].bytes == 3 * len(LINE)
+
+
+def test_several_threads_read_one_remote_file(bucket):
+    data = np.random.default_rng(0).bytes(1 << 20)
+    bucket.pipe("/runs/data.bin", data)
+    first = open_remote("memory://runs/data.bin")
+    assert first.size == len(data)
+    wrong = []
+
+    def work(seed):
+        file, random = first.again(), np.random.default_rng(seed)
+        for start, size in random.integers(0, [len(data), 5000], (3000, 2)).tolist():
+            file.seek(start)
+            if file.read(size) != data[start : start + size]:
+                wrong.append((start, size))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that they get into each other's way
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(usual)
+    assert not wrong

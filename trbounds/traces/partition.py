@@ -95,6 +95,8 @@ def _parts_of(file: str, format: str | None) -> list[Part]:
         return [whole]
     try:
         source = Source(file)
+        if not near:
+            whole = replace(whole, file_size=source.size(), size=source.size())
         reader = detect(source, format)
         if reader.groups is not None:
             parts = _between_groups(whole, reader.groups(source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import posixpath
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import has_magic
@@ -52,19 +53,27 @@ class RemoteFile(io.BufferedIOBase):
         For messages.
     file : file
         As fsspec opened it.
+    lock : lock, optional
+        Held while the file is read, if others read it too.
     """
 
-    def __init__(self, path: str, file: Any) -> None:
+    def __init__(self, path: str, file: Any, lock: threading.Lock | None = None) -> None:
         self._path = path
         self._file = file
+        self._lock = threading.Lock() if lock is None else lock
         self._at = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 where the storage does not say."""
+        return getattr(self._file, "size", None) or 0
 
     def again(self) -> RemoteFile:
         """Open the file a second time, at its beginning and with the same blocks.
 
         Closing one leaves the other as it is; the blocks go when both are gone.
         """
-        return RemoteFile(self._path, self._file)
+        return RemoteFile(self._path, self._file, self._lock)
 
     def readable(self) -> bool:
         """Return True."""
@@ -80,7 +89,7 @@ class RemoteFile(io.BufferedIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Go to a byte, as in any file; nothing is fetched."""
-        with remote_errors(self._path):
+        with remote_errors(self._path), self._lock:
             if whence == io.SEEK_END:
                 offset = self._file.seek(offset, whence)
             self._at = offset + (self._at if whence == io.SEEK_CUR else 0)
@@ -88,7 +97,7 @@ class RemoteFile(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read some bytes, or all that are left."""
-        with remote_errors(self._path):
+        with remote_errors(self._path), self._lock:
             self._file.seek(self._at)
             data: bytes = self._file.read(-1 if size is None else size)
         self._at += len(data)

@@ -121,6 +121,16 @@ class Source:
         with self._reading():
             return Path(self.path).open("rb")
 
+    def size(self) -> int:
+        """Return the bytes as stored; 0 where that is not known, as of standard input."""
+        if self.path == "-":
+            return 0
+        if is_remote(self.path):
+            self._remote = self._remote or open_remote(self.path)
+            return self._remote.size
+        with self._reading():
+            return os.path.getsize(self.path)
+
     def blocks_of_lines(self, longest: int) -> Iterator[bytes | None]:
         """Yield blocks of whole lines, decompressed, a few MiB each.
 
