@@ -124,11 +124,11 @@ def metrics(sums: SequenceSums, weights: Weights, level: str) -> dict[str, float
         }
     means = np.mean(list(by_sequence.values()), axis=1)
     found = {
+        "kl": -sums.token_mean("log_ratio"),
+        "k3_kl": sums.token_mean("k3"),
         **dict(zip(by_sequence, means, strict=True)),
         "log_ppl_diff_max": difference.max(),
         "log_ppl_diff_min": difference.min(),
-        "kl": -sums.token_mean("log_ratio"),
-        "k3_kl": sums.token_mean("k3"),
         "chi2_token": sums.token_mean("clamped_chi2"),
     }
     if level != "none":
