@@ -12,6 +12,7 @@ The command line turns either into one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import partial
 
@@ -23,6 +24,18 @@ __all__ = [
     "did_you_mean",
     "no_such",
 ]
+
+
+_USER = re.compile(r"(https?://|://(?=[^/\s'\"@]*:))[^/\s'\"]*@")
+_SECRET = re.compile(
+    r"([?&][^=&\s'\"]*(?:sig|token|key|secret|password|credential|auth)[^=&\s'\"]*=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+
+
+def _without_credentials(text: str) -> str:
+    """Mask ``user:password@`` and signed queries of URLs: messages end up in logs and reports."""
+    return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
 class TrboundsError(Exception):
@@ -37,7 +50,7 @@ class InputError(TrboundsError, ValueError):
     problem : str
         What was found and what was expected, without the place.
     file : str, optional
-        Path of the file.
+        Path of the file. The message masks credentials in it.
     record : int, optional
         Zero-based index of the record (sequence, row or line) within the file.
     field : str, optional
@@ -52,14 +65,14 @@ class InputError(TrboundsError, ValueError):
         record: int | None = None,
         field: str | None = None,
     ) -> None:
-        self.problem = problem
+        self.problem = problem = _without_credentials(problem)
         self.file = file
         self.record = record
         self.field = field
         place = [
             part
             for part in (
-                file,
+                None if file is None else _without_credentials(file),
                 None if record is None else f"record {record}",
                 None if field is None else f"field '{field}'",
             )
@@ -88,7 +101,7 @@ class MissingDependency(TrboundsError, ImportError):  # noqa: N818 - says what i
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         self.package = package
         self.extra = extra
-        self.purpose = purpose
+        self.purpose = purpose = _without_credentials(purpose)
         super().__init__(f"{purpose} needs {package}: pip install 'trbounds[{extra}]'")
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -12,7 +12,11 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 STAMP = "2026-01-02T03:04:05.000Z"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def mark(content):
+    """Return what tells two versions apart: an ETag, a generation, a commit."""
+    return f"{hash(content) % 2**63:040}"
 
 
 class _Server(ThreadingHTTPServer):
@@ -27,7 +31,8 @@ class Storage:
 
     ``status`` is answered to everything, ``page`` is how many names a listing has at once, and
     ``failing_page`` is the listing's page that fails. Of an object, the connection ends at byte
-    ``cut``, whatever length was announced.
+    ``cut``, whatever length was announced. What is asked for in another version than there is now
+    is refused.
     """
 
     def __init__(self, handler):
@@ -109,7 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.storage.objects.get(path)
         if data is None:
             return self.fail(404)
-        headers = {"ETag": '"0"', "Last-Modified": "Fri, 02 Jan 2026 03:04:05 GMT"}
+        headers = {"ETag": f'"{mark(data)}"', "Last-Modified": "Fri, 02 Jan 2026 03:04:05 GMT"}
+        if self.headers.get("If-Match", headers["ETag"]) != headers["ETag"]:
+            return self.fail(412)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if asked is None:
             return self.send(200, data, headers, self.storage.cut)
@@ -143,7 +150,8 @@ class S3(_Handler):
         parts += [f"<NextContinuationToken>{after}</NextContinuationToken>"] if after else []
         parts += [
             f"<Contents><Key>{escape(name)}</Key><LastModified>{STAMP}</LastModified>"
-            f'<ETag>"0"</ETag><Size>{len(self.storage.objects[name])}</Size></Contents>'
+            f'<ETag>"{mark(self.storage.objects[name])}"</ETag>'
+            f"<Size>{len(self.storage.objects[name])}</Size></Contents>"
             for name in files
         ]
         parts += [
@@ -162,7 +170,10 @@ class Gcs(_Handler):
         if found[1]:
             key = unquote(found[1])
             if query.get("alt") == "media":
-                return self.send_object(key)
+                now = str(int(mark(self.storage.objects.get(key))))
+                return (
+                    self.send_object(key) if query.get("generation", now) == now else self.fail(404)
+                )
             return self.describe(key)
         if self.storage.page_fails(query.get("pageToken")):
             return self.fail(403)
@@ -180,8 +191,9 @@ class Gcs(_Handler):
         return self.send(200, dumps(self.item(key)).encode())
 
     def item(self, name):
-        size = str(len(self.storage.objects[name]))
-        return {"name": name, "bucket": "bucket", "size": size, "updated": STAMP, "generation": "1"}
+        data = self.storage.objects[name]
+        about = {"size": str(len(data)), "generation": str(int(mark(data)))}
+        return {"name": name, "bucket": "bucket", "updated": STAMP, **about}
 
 
 class Hub(_Handler):
@@ -189,15 +201,18 @@ class Hub(_Handler):
 
     def answer(self, path, query):
         path = unquote(path)
-        if path.startswith("/datasets/team/runs/resolve/main/"):
-            return self.send_object(path.removeprefix("/datasets/team/runs/resolve/main/"))
+        commit = mark(frozenset(self.storage.objects.items()))
+        file = re.fullmatch(rf"/datasets/team/runs/resolve/(?:main|{commit})/(.+)", path)
+        if file is not None:
+            return self.send_object(file[1])
         if not path.startswith("/api/datasets/team/runs"):
             return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         inside = path.removeprefix("/api/datasets/team/runs")
-        if not inside.startswith("/tree/main"):
-            about = {"id": "team/runs", "sha": COMMIT, "private": False, "tags": [], "siblings": []}
+        tree = re.fullmatch(rf"/tree/(main|{commit})(?:/(.*))?", inside)
+        if tree is None:
+            about = {"id": "team/runs", "sha": commit, "private": False, "tags": [], "siblings": []}
             return self.send(200, dumps(about).encode())
-        folder = inside.removeprefix("/tree/main").strip("/")
+        folder = (tree[2] or "").strip("/")
         prefix = folder + "/" if folder else ""
         if not any(name.startswith(prefix) for name in self.storage.objects):
             return self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
@@ -212,6 +227,6 @@ class Hub(_Handler):
         link = {}
         if after:
             recursive = "" if flat else "&recursive=True"
-            url = f"{self.storage.url}/api/datasets/team/runs/tree/main/{quote(folder)}"
+            url = f"{self.storage.url}/api/datasets/team/runs/tree/{tree[1]}/{quote(folder)}"
             link["Link"] = f'<{url}?cursor={after}{recursive}>; rel="next"'
         return self.send(200, dumps(entries).encode(), link)

@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -239,3 +240,62 @@ def test_several_threads_read_one_remote_file(bucket):
     finally:
         sys.setswitchinterval(usual)
     assert not wrong
+
+
+def test_archives_and_chains(tmp_path):
+    with zipfile.ZipFile(tmp_path / "runs.zip", "w") as archive:
+        for name in ("a/0.jsonl", "a/1.jsonl", "b.jsonl"):
+            archive.writestr(name, LINE * 3)
+    (tmp_path / "0.jsonl").write_bytes(LINE)
+    for path, sequences in (
+        (f"zip://b.jsonl::{tmp_path}/runs.zip", 3),
+        (f"zip://a/*.jsonl::{tmp_path}/runs.zip", 6),
+        (f"zip://a::file://{tmp_path}/runs.zip", 6),
+        (f"simplecache::file://{tmp_path}/*.jsonl", 1),
+        (f"file://{tmp_path}", 1),
+    ):
+        assert summarize(path).n_sequences == sequences
+        for file, given in zip(expand_paths(path)[0].split("::"), path.split("::"), strict=True):
+            assert file.partition("://")[0] == given.partition("://")[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("ftp://user:hush@127.0.0.1:1/a.jsonl", "ftp://***@127.0.0.1:1/a.jsonl"),
+        ("nonsense://user:hu@sh@host/a.jsonl", "nonsense://***@host/a.jsonl"),
+        (
+            "nonsense://host/a.jsonl?X-Amz-Signature=hush&v=1&X-Amz-Security-Token=hush",
+            "nonsense://host/a.jsonl?X-Amz-Signature=***&v=1&X-Amz-Security-Token=***",
+        ),
+        ("nonsense://host/a.tbs?sv=2&sig=hush%3D", "nonsense://host/a.tbs?sv=2&sig=***"),
+    ],
+)
+def test_no_error_shows_credentials(path, shown, capsys):
+    with pytest.raises(InputError) as caught:
+        summarize(path)
+    assert str(caught.value).startswith(shown + ": cannot be read: ")
+    assert caught.value.file == path
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", path])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert shown in error
+    assert "hush" not in error
+
+
+def test_a_message_of_a_library_shows_no_credentials(bucket, monkeypatch):
+    def broken(self, *arguments):
+        raise OSError("403, url='https://user:hush@host/a?x=1&Signature=hush', or so")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.read", broken, raising=False)
+    with pytest.raises(InputError) as caught:
+        list(open_trace("memory://runs/b/one.jsonl"))
+    assert "url='https://***@host/a?x=1&Signature=***', or so" in str(caught.value)
+    assert "hush" not in caught.value.problem
+
+
+def test_a_file_that_ends_before_its_size(bucket, monkeypatch):
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.size", 1000, raising=False)
+    with pytest.raises(InputError, match="found 201 bytes, expected 1000"):
+        summarize("memory://runs/b/one.jsonl")

@@ -22,10 +22,21 @@ import pytest
 
 from tests.traces.storage_servers import S3, Gcs, Hub, Storage
 from trbounds.errors import InputError
-from trbounds.traces import example_path, expand_paths, open_trace, remote, summarize
+from trbounds.traces import (
+    TraceSummary,
+    example_path,
+    expand_paths,
+    open_trace,
+    remote,
+    source,
+    summarize,
+)
+from trbounds.traces.source import Source
 from trbounds_cli import main
 
 DATA = Path(__file__).parents[1] / "data"
+ROW = {"rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-1.0, -2.5]}
+LINE = json.dumps(ROW).encode() + b"\n"
 KINDS = {
     "s3": ("s3fs", S3, "s3://bucket/"),
     "gs": ("gcsfs", Gcs, "gs://bucket/"),
@@ -216,6 +227,42 @@ def test_what_was_written_since_is_found(storage):
         assert len(expand_paths(storage.root + path)) == found
 
 
+def test_files_that_changed_since_they_were_listed(storage, tmp_path):
+    """A process that reads no directory, such as a worker, keeps the listings of the last run."""
+    paths = {}
+    for n in (3, 7000):
+        trace = tmp_path / f"{n}.jsonl"
+        trace.write_bytes(LINE * n)
+        paths[n] = tmp_path / f"{n}.tbs"
+        summarize(trace).save(paths[n])
+    small, large = (paths[n].read_bytes() for n in (3, 7000))
+    storage.objects |= {"runs/a.jsonl": LINE * 9, "runs/a.tbs": small}
+    expand_paths(storage.root + "runs")
+    file = storage.root + "runs/a.jsonl"
+    assert sum(block.count(b"\n") for block in Source(file).blocks_of_lines(1 << 20)) == 9
+    storage.objects |= dict.fromkeys(("runs/a.tbs", "runs/b.tbs"), large)
+    storage.objects["runs/a.jsonl"] = LINE * 30
+    assert sum(block.count(b"\n") for block in Source(file).blocks_of_lines(1 << 20)) == 30
+    for name in ("runs/a.tbs", "runs/b.tbs"):
+        assert TraceSummary.load(storage.root + name).n_sequences == 7000
+
+
+@pytest.mark.parametrize("late", [LINE.replace(b"2", b"3") * 5000, LINE * 4990, LINE * 9000, None])
+def test_a_file_that_changes_while_it_is_read(storage, monkeypatch, without_waiting, late):
+    monkeypatch.setattr(remote, "_BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(source, "_BLOCK_BYTES", 1 << 12)
+    storage.objects["a.jsonl"] = LINE * 5000
+    blocks = Source(storage.root + "a.jsonl").blocks_of_lines(1 << 20)
+    next(blocks)
+    if late is None:
+        del storage.objects["a.jsonl"]
+    else:
+        storage.objects["a.jsonl"] = late
+    with pytest.raises(InputError) as caught:
+        list(blocks)
+    assert caught.value.file == storage.root + "a.jsonl"
+
+
 def test_what_is_not_there(storage, near, capsys):
     put(storage, near)
     elsewhere = storage.root.replace("bucket", "other").replace("team", "other")
@@ -300,6 +347,24 @@ def test_every_byte_is_fetched_about_once(storage, monkeypatch):
     assert len(storage.requests) < 2.2 * len(data) / block + 20
 
 
+def test_memory_is_free_when_a_file_is_read(storage, monkeypatch):
+    monkeypatch.setattr(remote, "_BLOCK_BYTES", 1 << 16)
+    data = random.Random(1).randbytes(1 << 20)
+    storage.objects |= {f"{number}": data for number in range(8)}
+    Source(storage.root + "0").open_raw().read()  # imports
+    gc.collect()
+    gc.disable()  # nothing may wait for it
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            with Source(storage.root + f"{number}").open_raw() as stream:
+                assert stream.read() == data
+        assert tracemalloc.get_traced_memory()[0] < 2 << 20
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
 def test_memory_is_bounded(storage, monkeypatch):
     monkeypatch.setattr(remote, "_BLOCK_BYTES", 1 << 16)
     storage.objects["large"] = data = random.Random(1).randbytes(1 << 22)
@@ -319,15 +384,27 @@ def test_a_remote_file_is_a_file(storage, monkeypatch):
     monkeypatch.setattr(remote, "_BLOCK_BYTES", 1 << 12)
     storage.objects["some"] = data = random.Random(2).randbytes(50_000)
     far, same, near = remote.open_remote(storage.root + "some"), None, io.BytesIO(data)
-    source = random.Random(3)
+    draw = random.Random(3)
     with far:
         for _ in range(100):
-            whence = source.choice([io.SEEK_SET, io.SEEK_CUR, io.SEEK_END])
-            to = source.randrange(60_000) - {0: 0, 1: near.tell(), 2: 50_000}[whence]
+            target = bytearray(draw.randrange(9000))
+            into = target[:]
+            assert far.readinto(target) == near.readinto(into)
+            assert target == into
+            whence = draw.choice([io.SEEK_SET, io.SEEK_CUR, io.SEEK_END])
+            to = draw.randrange(60_000) - {0: 0, 1: near.tell(), 2: 50_000}[whence]
             assert far.seek(to, whence) == near.seek(to, whence) == far.tell()
-            size = source.choice([0, 1, 5000, 20_000])
+            size = draw.choice([0, 1, 5000, 20_000])
             assert far.read(size) == near.read(size)
+        for offset, whence in ((-1, io.SEEK_SET), (-50_001, io.SEEK_END), (-9, io.SEEK_CUR)):
+            far.seek(3)
+            with pytest.raises(OSError, match="Invalid argument"):  # as of any file
+                far.seek(offset, whence)
+            assert far.tell() == 3
         far.seek(40_000)
         same = far.again()
         assert far.read() == data[40_000:]
     assert same.read(10) == data[:10]
+    for use in (far.read, far.tell, lambda: far.seek(0)):
+        with pytest.raises(ValueError, match="closed file"):
+            use()

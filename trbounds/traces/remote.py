@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import posixpath
 import threading
-from collections.abc import Iterator
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from glob import has_magic
-from typing import Any
+from typing import Any, cast
 
 from trbounds.errors import InputError, MissingDependency, TrboundsError
 
@@ -42,8 +48,48 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
+class _Blocks:
+    """The bytes of a remote file, of which the blocks that were read last are kept.
+
+    fsspec's own cache refers to itself, so that its blocks stay until the garbage collector comes.
+    """
+
+    def __init__(self, path: str, fetch: Callable[[int, int], bytes], size: int) -> None:
+        self._path = path
+        self._fetch = fetch
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        self.size = size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes ``start`` to ``stop - 1``, which the file must have."""
+        if start >= stop:
+            return b""
+        first, last = start // _BLOCK_BYTES, (stop - 1) // _BLOCK_BYTES
+        with self._lock:
+            pieces = [self._block(number) for number in range(first, last + 1)]
+        pieces[-1] = pieces[-1][: stop - last * _BLOCK_BYTES]
+        pieces[0] = pieces[0][start - first * _BLOCK_BYTES :]
+        return b"".join(pieces)
+
+    def _block(self, number: int) -> bytes:
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        start = number * _BLOCK_BYTES
+        expected = min(_BLOCK_BYTES, self.size - start)
+        data = self._fetch(start, start + expected)
+        if len(data) != expected:
+            problem = f"found {start + len(data)} bytes, expected {self.size}: it has changed"
+            raise InputError(problem, file=self._path)
+        self._kept[number] = data
+        if len(self._kept) > _BLOCKS:
+            self._kept.popitem(last=False)
+        return data
+
+
 class RemoteFile(io.BufferedIOBase):
-    """A remote file open for reading, whose every error is an InputError.
+    """A remote file open for reading, whose every error of the storage is an InputError.
 
     It keeps the last 96 MiB that were read, in blocks of 4 MiB.
 
@@ -51,29 +97,27 @@ class RemoteFile(io.BufferedIOBase):
     ----------
     path : str
         For messages.
-    file : file
-        As fsspec opened it.
-    lock : lock, optional
-        Held while the file is read, if others read it too.
+    blocks : _Blocks
+        Its bytes.
     """
 
-    def __init__(self, path: str, file: Any, lock: threading.Lock | None = None) -> None:
+    def __init__(self, path: str, blocks: _Blocks) -> None:
         self._path = path
-        self._file = file
-        self._lock = threading.Lock() if lock is None else lock
+        self._blocks = blocks
         self._at = 0
 
     @property
     def size(self) -> int:
-        """Bytes of the file; 0 where the storage does not say."""
-        return getattr(self._file, "size", None) or 0
+        """Bytes of the file."""
+        return self._blocks.size
 
     def again(self) -> RemoteFile:
         """Open the file a second time, at its beginning and with the same blocks.
 
-        Closing one leaves the other as it is; the blocks go when both are gone.
+        Closing one leaves the other as it is; the blocks go when both are gone. Each may be read
+        in a thread of its own.
         """
-        return RemoteFile(self._path, self._file, self._lock)
+        return RemoteFile(self._path, self._blocks)
 
     def readable(self) -> bool:
         """Return True."""
@@ -85,23 +129,31 @@ class RemoteFile(io.BufferedIOBase):
 
     def tell(self) -> int:
         """Return the byte that is read next."""
+        self._check_open()
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Go to a byte, as in any file; nothing is fetched."""
-        with remote_errors(self._path), self._lock:
-            if whence == io.SEEK_END:
-                offset = self._file.seek(offset, whence)
-            self._at = offset + (self._at if whence == io.SEEK_CUR else 0)
-        return self._at
+        self._check_open()
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._at = at
+        return at
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read some bytes, or all that are left."""
-        with remote_errors(self._path), self._lock:
-            self._file.seek(self._at)
-            data: bytes = self._file.read(-1 if size is None else size)
-        self._at += len(data)
+        self._check_open()
+        left = max(self.size - self._at, 0)
+        stop = self._at + (left if size is None or size < 0 else min(size, left))
+        with remote_errors(self._path):
+            data = self._blocks.read(self._at, stop)
+        self._at = stop
         return data
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
 
 
 def open_remote(path: str) -> RemoteFile:
@@ -116,14 +168,52 @@ def open_remote(path: str) -> RemoteFile:
     """
     with remote_errors(path):
         files, inside = _file_system(path)
-        file = files.open(
-            inside,
-            "rb",
-            block_size=_BLOCK_BYTES,
-            cache_type="blockcache",
-            cache_options={"maxblocks": _BLOCKS},
-        )
-        return RemoteFile(path, file)
+        return RemoteFile(path, _blocks(path, files, inside))
+
+
+def _blocks(path: str, files: Any, inside: str) -> _Blocks:
+    """Open a file as it is now, for every block has to be of that.
+
+    s3fs sees to it itself, by the ETag; storages of other protocols may have nothing of the kind.
+    """
+    protocol = path.partition("://")[0]
+    if protocol == "hf":
+        inside = _at_commit(files, inside)
+    else:
+        # Listings are kept for the whole process, and are of the file as it was then.
+        files.invalidate_cache(inside)
+    if protocol in ("gs", "gcs"):
+        about = files.info(inside)
+        fetch = partial(files.cat_file, inside, generation=about.get("generation"))
+        return _Blocks(path, lambda start, stop: fetch(start=start, end=stop), about["size"])
+    file = files.open(inside, "rb", block_size=_BLOCK_BYTES, cache_type="none")
+
+    def read(start: int, stop: int) -> bytes:
+        file.seek(start)
+        return cast(bytes, file.read(stop - start))
+
+    size = getattr(file, "size", None)
+    blocks = _Blocks(path, read, file.seek(0, io.SEEK_END) if size is None else size)
+    # An archive closes its files when it is gone: it is kept for as long.
+    weakref.finalize(blocks, _close, file, files)
+    return blocks
+
+
+def _close(file: Any, files: Any) -> None:
+    file.close()
+
+
+def _at_commit(files: Any, inside: str) -> str:
+    """Return the path of a file of the Hub in the commit that its branch is at now."""
+    place = files.resolve_path(inside)
+    if not hasattr(place, "repo_id"):  # a bucket, which has no commits
+        files.invalidate_cache(inside)
+        return inside
+    from huggingface_hub import HfApi
+
+    hub = HfApi(endpoint=files.endpoint, token=files.token)
+    about = hub.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision)
+    return str(replace(place, revision=about.sha, _raw_revision=None).unresolve())
 
 
 def expand_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -166,7 +256,11 @@ def expand_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
             found = [name for name, about in matches.items() if about["type"] == "file"]
         else:
             found = []
-        return sorted(files.unstrip_protocol(name) for name in found)
+        # Of a chain, such as zip://a::s3://b, the first link that has a path is of the file.
+        links = path.split("::")
+        at = next(at for at, link in enumerate(links) if is_remote(link))
+        names = sorted(files.unstrip_protocol(name) for name in found)
+        return ["::".join([*links[:at], name, *links[at + 1 :]]) for name in names]
 
 
 def _kind(files: Any, inside: str) -> str | None:
