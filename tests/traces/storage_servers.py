@@ -110,11 +110,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.storage.sent += len(body)
 
+    def about_objects(self):
+        return {}
+
     def send_object(self, path):
         data = self.storage.objects.get(path)
         if data is None:
             return self.fail(404)
-        headers = {"ETag": f'"{mark(data)}"', "Last-Modified": "Fri, 02 Jan 2026 03:04:05 GMT"}
+        headers = {
+            "ETag": f'"{mark(data)}"',
+            **self.about_objects(),
+            "Last-Modified": "Fri, 02 Jan 2026 03:04:05 GMT",
+        }
         if self.headers.get("If-Match", headers["ETag"]) != headers["ETag"]:
             return self.fail(412)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -199,9 +206,12 @@ class Gcs(_Handler):
 class Hub(_Handler):
     """The data set ``team/runs``: its description, its tree, and its files."""
 
+    def about_objects(self):
+        return {"X-Repo-Commit": mark(frozenset(self.storage.objects.items()))}
+
     def answer(self, path, query):
         path = unquote(path)
-        commit = mark(frozenset(self.storage.objects.items()))
+        commit = self.about_objects()["X-Repo-Commit"]
         file = re.fullmatch(rf"/datasets/team/runs/resolve/(?:main|{commit})/(.+)", path)
         if file is not None:
             return self.send_object(file[1])

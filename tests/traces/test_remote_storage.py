@@ -263,6 +263,17 @@ def test_a_file_that_changes_while_it_is_read(storage, monkeypatch, without_wait
     assert caught.value.file == storage.root + "a.jsonl"
 
 
+def test_a_hub_that_names_no_commit(monkeypatch, tmp_path):
+    storage = serve("hf", monkeypatch, tmp_path)
+    try:
+        storage.objects["a.jsonl"] = LINE
+        monkeypatch.setattr(Hub, "about_objects", lambda self: {"X-Repo-Commit": ""})
+        with pytest.raises(InputError, match=r"does not name the commit \(X-Repo-Commit\)"):
+            remote.open_remote(storage.root + "a.jsonl")
+    finally:
+        forget(storage)
+
+
 def test_what_is_not_there(storage, near, capsys):
     put(storage, near)
     elsewhere = storage.root.replace("bucket", "other").replace("team", "other")

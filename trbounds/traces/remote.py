@@ -209,11 +209,20 @@ def _at_commit(files: Any, inside: str) -> str:
     if not hasattr(place, "repo_id"):  # a bucket, which has no commits
         files.invalidate_cache(inside)
         return inside
-    from huggingface_hub import HfApi
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    hub = HfApi(endpoint=files.endpoint, token=files.token)
-    about = hub.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision)
-    return str(replace(place, revision=about.sha, _raw_revision=None).unresolve())
+    # As its own downloads do: what describes a repository may be asked for less often.
+    url = hf_hub_url(
+        place.repo_id,
+        place.path_in_repo,
+        repo_type=place.repo_type,
+        revision=place.revision,
+        endpoint=files.endpoint,
+    )
+    commit = get_hf_file_metadata(url, token=files.token, retry_on_errors=True).commit_hash
+    if not commit:
+        raise ValueError("the server does not name the commit (X-Repo-Commit)")
+    return str(replace(place, revision=commit, _raw_revision=None).unresolve())
 
 
 def expand_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
